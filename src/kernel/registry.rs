@@ -206,19 +206,6 @@ impl Key {
         Ok(unsafe { LastWriteTime.QuadPart })
     }
 
-    /// Reads a value of any type; `None` if it does not exist.
-    pub fn value<'r>(
-        &self,
-        name: &str,
-        room: &'r mut Room<[u8]>,
-        irql: &Passive,
-    ) -> core::result::Result<Option<Data<'r>>, ValueError> {
-        match self.read(name, room, irql)? {
-            true => room.data().map(Some),
-            false => Ok(None),
-        }
-    }
-
     /// Reads a value of any type. Returns whether it exists.
     fn read(&self, name: &str, room: &mut Room<[u8]>, _: &Passive) -> core::result::Result<bool, ValueError> {
         let name = Utf16::<32>::concat(&[name]);

@@ -76,8 +76,8 @@ pub struct Description {
     pub keyword: u64,
     /// The most events in a second, for events that packets cause.
     pub per_second: Option<u32>,
-    /// The fields, for the documentation. The image has them in the metadata.
-    #[cfg(test)]
+    /// The fields, for tests. The image has them in the metadata.
+    #[cfg(not(windows))]
     pub fields: &'static [Field],
     /// The metadata as written.
     pub metadata: &'static [u8],

@@ -17,15 +17,24 @@ $script:CrashSettings = [ordered]@{ CrashDumpEnabled = 2; AutoReboot = 1; Always
 # Records the settings before Prepare changes them. An existing record is kept,
 # because it is older.
 function Save-FoundSetting {
-    param([Parameter(Mandatory)] [string] $Package)
+    param(
+        [Parameter(Mandatory)] [string] $Package,
+        [switch] $Signed
+    )
     $before = Read-FoundSetting
     if ($null -ne $before.Value) { return }
-    $certificate = Read-Certificate -File (Get-PackageCertificate -Path $Package)
+    # Prepare adds no certificate of a package that is signed for every machine.
+    $thumbprint = ''
+    $stores = $script:Stores
+    if (-not $Signed) {
+        $thumbprint = (Read-Certificate -File (Get-PackageCertificate -Path $Package)).Thumbprint
+        $stores = @($script:Stores | Where-Object { Test-StoredCertificate -Store $_ -Thumbprint $thumbprint })
+    }
     $found = @{
         Since       = (Get-Date).ToString('o')
         TestSigning = Get-TestSigning
-        Thumbprint  = $certificate.Thumbprint
-        Stores      = @($script:Stores | Where-Object { Test-StoredCertificate -Store $_ -Thumbprint $certificate.Thumbprint })
+        Thumbprint  = $thumbprint
+        Stores      = @($stores)
         Crash       = @{}
         Verifier    = @{}
         Firewall    = @{}
@@ -260,5 +269,5 @@ function Get-CrashEvent {
 
 Export-ModuleMember -Function @(
     'Save-FoundSetting', 'Read-FoundSetting', 'Restore-FoundSetting', 'Get-TestSigning', 'Test-Encryption',
-    'Set-CrashSetting', 'Save-CrashDump', 'Get-CrashEvent'
+    'Set-CrashSetting', 'Get-CrashDump', 'Save-CrashDump', 'Get-CrashEvent'
 )

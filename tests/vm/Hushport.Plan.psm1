@@ -1,7 +1,7 @@
 # Runs the plans. Every plan ends with a verdict.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
-foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State') {
+foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State', 'Serial') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1")
 }
 
@@ -20,12 +20,14 @@ function Invoke-Step {
     $label = Get-Label -Entry $Entry
     Set-CheckLabel -Label $label -Place $Place
     Write-Log -Text "== $label"
+    Send-HostLine -Kind 'step' -Text $label
     $options = @{
         Package      = $State.Package
         Update       = $State.Update
         Cycles       = $State.Cycles
         ScanMinutes  = $State.ScanMinutes
         NoScan       = $State.NoScan
+        Signed       = $State.Signed
         Since        = [datetime] $State.Since
         Label        = $label
         Under        = "$($Entry['Under'])"
@@ -90,6 +92,7 @@ function Restart-Machine {
     Write-Log -Text ('the machine restarts, and the plan goes on by itself; to look on: Get-Content ' +
         "'$(Get-ResultPath -Name 'log.txt')' -Encoding UTF8 -Tail 5 -Wait")
     $before = Get-StartTime
+    Send-HostLine -Kind 'restart' -Text 'now'
     try {
         Restart-Computer -Force
     } catch {

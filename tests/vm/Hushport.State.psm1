@@ -12,7 +12,7 @@ $script:NoTests = @('EnableStandard', 'EnableLowResources', 'DisableVerifier', '
 # The steps in order, and the restarts between them.
 function Get-Plan {
     $plan = @(@{ Step = 'Prepare'; Restart = $true }, @{ Step = 'Install' })
-    foreach ($name in 'Start', 'Policy', 'Trace', 'Cycle', 'Scan') { $plan += @{ Step = $name } }
+    foreach ($name in 'Start', 'Conformance', 'Policy', 'Trace', 'Cycle', 'Scan') { $plan += @{ Step = $name } }
     $plan += @{ Step = 'EnableStandard'; Restart = $true }
     foreach ($name in 'Settings', 'Start', 'Policy', 'Trace', 'Cycle', 'Scan', 'Query') {
         $plan += @{ Step = $name; Under = 'standard' }
@@ -80,6 +80,7 @@ function Get-FirstState {
         Cycles      = $Request.Cycles
         ScanMinutes = $Request.ScanMinutes
         NoScan      = $Request.NoScan
+        Signed      = $Request.Signed
         Keep        = $Request.Keep
         Checks      = 0
         Crashes     = 0
@@ -90,11 +91,11 @@ function Get-FirstState {
 # Whether a state is plausible.
 function Test-State {
     param([Parameter(Mandatory)] [hashtable] $Record)
-    $request = @{ Package = ''; Update = ''; Cycles = 1; ScanMinutes = 1; NoScan = $false; Keep = $false }
+    $request = @{ Package = ''; Update = ''; Cycles = 1; ScanMinutes = 1; NoScan = $false; Signed = $false; Keep = $false }
     foreach ($name in (Get-FirstState -Request $request).Keys) {
         if (-not $Record.ContainsKey($name)) { return $false }
     }
-    if ($Record.Running -isnot [bool] -or $Record.NoScan -isnot [bool] -or $Record.Keep -isnot [bool]) { return $false }
+    if ($Record.Running -isnot [bool] -or $Record.NoScan -isnot [bool] -or $Record.Signed -isnot [bool] -or $Record.Keep -isnot [bool]) { return $false }
     foreach ($name in 'Next', 'Cycles', 'ScanMinutes', 'Checks', 'Crashes', 'Removals') {
         if ($Record[$name] -isnot [int] -and $Record[$name] -isnot [long]) { return $false }
     }

@@ -21,6 +21,25 @@ function Invoke-PrepareStep {
         $build = [int](Get-CimInstance -ClassName Win32_OperatingSystem).BuildNumber
         if ($build -lt 19041) { throw "this is build $build; 19041 or later is needed" }
     }
+    if (-not $Options.Signed) { Assert-TestModePossible }
+    Invoke-Check -Required -Name 'the present settings are recorded' -Body {
+        Save-FoundSetting -Package $Options.Package -Signed:$Options.Signed
+    }
+    if (-not $Options.Signed) {
+        Invoke-Check -Required -Name 'test signatures count' -Body {
+            $set = @('/set', 'testsigning', 'on')
+            if ((Get-TestSigning) -ne 'on') { Invoke-Program -Path 'bcdedit.exe' -Arguments $set }
+        }
+        Import-PackageCertificate -Package $Options.Package
+    }
+    Invoke-Check -Name 'a crash leaves a kernel dump' -Body { Set-CrashSetting }
+    Invoke-Check -Name 'the firewall is off, and its own stealth mode with it' -Body {
+        Set-NetFirewallProfile -All -Enabled False
+    }
+}
+
+# Whether test mode can be turned on.
+function Assert-TestModePossible {
     Invoke-Check -Required -Name 'Secure Boot is off' -Body {
         $on = $false
         # Throws on a machine without Secure Boot.
@@ -32,16 +51,6 @@ function Invoke-PrepareStep {
             throw ("the system drive is encrypted, and Windows would ask for the recovery key: run 'manage-bde -protectors " +
                 "-disable C: -RebootCount 0', then this again, and 'manage-bde -protectors -enable C:' at the end")
         }
-    }
-    Invoke-Check -Required -Name 'the present settings are recorded' -Body { Save-FoundSetting -Package $Options.Package }
-    Invoke-Check -Required -Name 'test signatures count' -Body {
-        $set = @('/set', 'testsigning', 'on')
-        if ((Get-TestSigning) -ne 'on') { Invoke-Program -Path 'bcdedit.exe' -Arguments $set }
-    }
-    Import-PackageCertificate -Package $Options.Package
-    Invoke-Check -Name 'a crash leaves a kernel dump' -Body { Set-CrashSetting }
-    Invoke-Check -Name 'the firewall is off, and its own stealth mode with it' -Body {
-        Set-NetFirewallProfile -All -Enabled False
     }
 }
 

@@ -83,7 +83,7 @@ Describe 'A prerequisite that fails' {
         $run.Failed.Count | Should -Be 1
         $run.Failed[0].Name | Should -Be $Check
         @($run.Console -cmatch 'FAILED').Count | Should -Be 1
-        @($run.Console -match 'not tested: (Install|Start|Policy|Prepare|under)').Count | Should -Be 1
+        @($run.Console -cmatch 'not tested: (Install|Start|Conformance|Prepare|under)').Count | Should -Be 1
         $run.Names[-1] | Should -BeLike 'Remove: *'
         $run.Last | Should -Match ', 1 failed$'
         $run.Status | Should -Be 1

@@ -63,7 +63,7 @@ Describe 'A crash in the middle of the plan' {
         $run = Invoke-Machine -Parameters $plan
         $run.Failed.Name | Should -Be 'the machine stays up'
         $run.Last | Should -Match ', 1 failed$'
-        @($run.Console -match 'not tested: Policy, Trace').Count | Should -Be 1
+        @($run.Console -match 'not tested: Conformance, Policy, Trace').Count | Should -Be 1
     }
     It 'a crash leaves dumps and events, and both are kept' {
         $minutes = 30
@@ -87,13 +87,13 @@ Describe 'Files cut short or zero-filled anywhere' {
     BeforeAll {
         # Other test files leave modules of the same names.
         Get-Module -Name 'Hushport.*' | Remove-Module -Force
-        foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
+        foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Serial', 'Plan') {
             Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
         }
         New-Machine -Root "$TestDrive/every"
         Set-ResultFolder -Path "$TestDrive/every"
         Set-CheckLabel -Label 'Policy' -Place 3
-        $request = @{ Package = '/p'; Update = ''; Cycles = 3; ScanMinutes = 1; NoScan = $true; Keep = $false; Results = "$TestDrive/every" }
+        $request = @{ Package = '/p'; Update = ''; Cycles = 3; ScanMinutes = 1; NoScan = $true; Signed = $false; Keep = $false; Results = "$TestDrive/every" }
         function Save-Both {
             Clear-CheckResult
             Remove-Record -Name 'state.json'

@@ -34,6 +34,10 @@ A second package with a higher version, for the step Update of -Hosted.
 .PARAMETER NoScan
 Skips the scan by another machine (scan.py).
 
+.PARAMETER Signed
+The package has a signature that Windows accepts without test mode. Test mode, the
+certificate and Secure Boot are left alone.
+
 .PARAMETER Keep
 Does not remove the driver or restore the settings at the end.
 
@@ -53,13 +57,14 @@ param(
     [string] $Update = '',
     [switch] $Hosted,
     [switch] $NoScan,
+    [switch] $Signed,
     [switch] $Keep
 )
 
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 # In the order of their dependencies, so that each is loaded once.
-foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State', 'Plan') {
+foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State', 'Serial', 'Plan') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
 }
 
@@ -128,7 +133,7 @@ function Import-Package {
         [Parameter(Mandatory)] [string] $Name
     )
     Set-CheckLabel -Label 'Package'
-    $faults = @(Get-PackageFault -Path $Path)
+    $faults = @(Get-PackageFault -Path $Path -Signed:$Signed)
     if ($faults.Count -gt 0) {
         Add-CheckResult -Name "the $Name is whole" -Failure ($faults -join '; ')
         return ''
@@ -151,6 +156,7 @@ function Get-Request {
         Cycles      = $Cycles
         ScanMinutes = $ScanMinutes
         NoScan      = [bool] $NoScan
+        Signed      = [bool] $Signed
         Keep        = [bool] $Keep
         Script      = Join-Path -Path (Join-Path -Path $folder -ChildPath 'scripts') -ChildPath 'Test-Hushport.ps1'
         # The task runs the copy, without a package.

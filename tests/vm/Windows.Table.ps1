@@ -27,6 +27,7 @@ function global:New-Machine {
         Verifier = @{ Flags = 0; Driver = ''; NextFlags = 0; NextDriver = ''; Injected = 0 }
         Session = $null; LastSession = $null; Inf = ''; Events = @(); Task = $null; Starts = 0; Scanner = $false
         Addresses = @(); Conformance = ''
+        WatchTask = $null; Adapter = 'Up'; Process = $null; Off = $false; OnSleep = $null
     }
 }
 
@@ -261,6 +262,25 @@ $script:Rows = @(
     @{ Command = 'New-ScheduledTaskTrigger'; When = ''; Source = 'Microsoft Learn'; Do = { @{ Value = 'AtStartup' } } }
     @{ Command = 'New-ScheduledTaskPrincipal'; When = ''; Source = 'Microsoft Learn'; Do = { @{ Value = 'SYSTEM' } } }
     @{ Command = 'New-ScheduledTaskSettingsSet'; When = ''; Source = 'Microsoft Learn'; Do = { param($m, $words, $named) @{ Value = [pscustomobject] $named } } }
+    @{ Command = 'Register-ScheduledTask'; When = '-TaskName HushportMachine '; Source = 'Microsoft Learn'
+        Do = { param($m, $words, $named) $m.WatchTask = @{ Argument = $named.Action.Argument; Settings = $named.Settings } } }
+    @{ Command = 'Get-ScheduledTask'; When = '-TaskName HushportMachine '; Source = 'Microsoft Learn'
+        Do = { param($m) if ($m.WatchTask) { @{ Value = [pscustomobject]@{ TaskName = 'HushportMachine' } } } } }
+    @{ Command = 'Unregister-ScheduledTask'; When = '-TaskName HushportMachine '; Source = 'Microsoft Learn'; Do = { param($m) $m.WatchTask = $null } }
+    @{ Command = 'Start-ScheduledTask'; When = '-TaskName HushportMachine$'; Source = 'Microsoft Learn'; Do = {} }
+    # A virtual machine.
+    @{ Command = 'powercfg.exe'; When = '^/change (standby|hibernate|monitor)-timeout-ac 0$'; Source = 'Microsoft Learn, Powercfg command-line options'; Do = { @{ Text = '' } } }
+    @{ Command = 'Get-NetAdapter'; When = ''; Source = 'Microsoft Learn, MSFT_NetAdapter'
+        Do = { param($m) @{ Value = @([pscustomobject]@{ ifIndex = 3; Status = 'Disconnected' }, [pscustomobject]@{ ifIndex = 6; Status = $m.Adapter }) } } }
+    @{ Command = 'New-NetIPAddress'; When = ''; Source = 'Microsoft Learn, New-NetIPAddress'
+        Do = { param($m, $words, $named) $m.Addresses += $named.IPAddress; @{ Value = [pscustomobject] $named } } }
+    @{ Command = 'Get-Volume'; When = ''; Fault = 'no results disk'; Source = 'guess'; Do = { throw 'No MSFT_Volume objects found.' } }
+    @{ Command = 'Get-Volume'; When = '-FileSystemLabel RESULTS$'; Source = 'Microsoft Learn, MSFT_Volume'
+        Do = { param($m) @{ Value = [pscustomobject]@{ DriveLetter = [char] 0; Path = "$($m.Root)/disk" } } } }
+    @{ Command = 'Write-VolumeCache'; When = '-FileSystemLabel RESULTS$'; Source = 'Microsoft Learn, Write-VolumeCache'; Do = {} }
+    @{ Command = 'Start-Process'; When = '^-FilePath powershell.exe '; Source = 'Microsoft Learn, Start-Process'
+        Do = { param($m, $words, $named) $m.Process = [pscustomobject]@{ HasExited = $false; Arguments = @($named.ArgumentList) -join ' ' }; @{ Value = $m.Process } } }
+    @{ Command = 'Stop-Computer'; When = ''; Source = 'Microsoft Learn, Stop-Computer'; Do = { param($m) $m.Off = $true } }
     @{ Command = 'Register-ScheduledTask'; When = ''; Fault = 'no task'; Source = 'guess'; Do = { throw 'Access is denied.' } }
     @{ Command = 'Register-ScheduledTask'; When = ''; Source = 'Microsoft Learn'
         Do = { param($m, $words, $named) $m.Task = @{ Argument = $named.Action.Argument; Settings = $named.Settings } } }
@@ -283,6 +303,7 @@ $script:Rows = @(
     @{ Command = 'Start-Sleep'; When = ''; Source = 'Microsoft Learn'
         Do = { param($m, $words, $named)
             if ($m.Scanner) { [System.Threading.Thread]::Sleep(5) }
+            if ($m.OnSleep) { & $m.OnSleep }
             if ($named.ContainsKey('Seconds')) { $m.Now = $m.Now.AddSeconds($named.Seconds) }
             if ($named.ContainsKey('Milliseconds')) { $m.Now = $m.Now.AddMilliseconds($named.Milliseconds) } } }
 )

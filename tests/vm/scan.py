@@ -6,6 +6,7 @@ RST, a reset UDP socket is an ICMP error.
 
     scan.py HOST --control              scans that Test-Hushport.ps1 requests
     scan.py HOST --tcp 22,113 --expect silent
+    scan.py HOST --control --nmap      the same, and each request also with nmap (root)
 
 With --control it waits for the machine, also during restarts, and runs as many
 scans as the plan has. The last line is `N passed, N failed`. The exit status is 1
@@ -14,7 +15,9 @@ if a scan failed.
 
 import argparse
 import errno
+import ipaddress
 import socket
+import subprocess
 import sys
 import time
 
@@ -68,6 +71,51 @@ def udp_state(host, port, patience):
         return "open"
 
 
+# What nmap calls a port. UDP ports that do not answer may be open, too.
+NMAP_STATES = {
+    "tcp": {"silent": ["filtered"], "answered": ["closed"]},
+    "udp": {"silent": ["open|filtered", "filtered"], "answered": ["closed"]},
+    "open": {"open": ["open"]},
+}
+
+
+def nmap_ports(text):
+    """The states in nmap's grepable output: `Ports: 22/filtered/tcp//ssh///, ...`."""
+    states = {}
+    for line in text.splitlines():
+        for part in line.split("\t"):
+            if part.startswith("Ports: "):
+                for entry in part[len("Ports: "):].split(", "):
+                    fields = entry.split("/")
+                    states[(fields[2], int(fields[0]))] = fields[1]
+    return states
+
+
+def nmap(host, request):
+    """Differences between what nmap finds and the expected states, as texts."""
+    faults = []
+    for kind, technique, protocol in (("tcp", "-sS", "tcp"), ("udp", "-sU", "udp"), ("open", "-sS", "tcp")):
+        wanted = request.get(kind, [])
+        if not wanted:
+            continue
+        expected = NMAP_STATES[kind]["open" if kind == "open" else request["expect"]]
+        command = ["nmap", technique, "-Pn", "-n", "--max-retries", "3", "--host-timeout", "120s", "-oG", "-"]
+        command += ["-p", ",".join(str(port) for port in wanted)]
+        if family_of(host) == socket.AF_INET6:
+            command.append("-6")
+        try:
+            run = subprocess.run(command + [host], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            faults.append("nmap: {}".format(error))
+            continue
+        found = nmap_ports(run.stdout.decode("ascii", "replace"))
+        for port in wanted:
+            state = found.get((protocol, port), "not in its output")
+            if state not in expected:
+                faults.append("nmap calls {} {} {}, not {}".format(kind, port, state, " or ".join(expected)))
+    return faults
+
+
 def scan(host, request, patience):
     """Differences from the expected states, as texts."""
     faults = []
@@ -92,6 +140,14 @@ def parse(line):
         kind, _, values = word.partition("=")
         request[kind] = values.split(",") if kind == "also" else ports(values)
     return request
+
+
+def permitted(address, only):
+    """Whether a machine may ask for a scan of this address."""
+    try:
+        return not only or ipaddress.ip_address(address) in only
+    except ValueError:
+        return False
 
 
 def ways_to(address):
@@ -124,8 +180,9 @@ def reachable(host, addresses, control, patience):
 class Scanner:
     """Runs the scans that the machine requests, and keeps their outcomes."""
 
-    def __init__(self, host, control, patience, wait):
+    def __init__(self, host, control, patience, wait, only=(), with_nmap=False):
         self.host, self.control, self.patience, self.wait = host, control, patience, wait
+        self.only, self.with_nmap = list(only), with_nmap
         self.outcomes = []
         self.others = {}
 
@@ -143,7 +200,7 @@ class Scanner:
 
     def others_of(self, request):
         """Reachable addresses of the machine; each list is tried once."""
-        addresses = tuple(request.get("also", []))
+        addresses = tuple(address for address in request.get("also", []) if permitted(address, self.only))
         if addresses not in self.others:
             self.others[addresses] = reachable(self.host, addresses, self.control, self.patience)
         return self.others[addresses]
@@ -153,10 +210,14 @@ class Scanner:
         others = self.others_of(request)
         if request["expect"] == "families":
             return [] if others else ["no address of the other family is reached: " + ",".join(request["also"])]
-        faults = scan(self.host, request, self.patience)
+        faults = self.scan(self.host, request)
         for other in others:
-            faults += ["{}: {}".format(other, fault) for fault in scan(other, request, self.patience)]
+            faults += ["{}: {}".format(other, fault) for fault in self.scan(other, request)]
         return faults
+
+    def scan(self, host, request):
+        faults = scan(host, request, self.patience)
+        return faults + nmap(host, request) if self.with_nmap else faults
 
     def follow(self):
         """One scan, until the machine sends `done`. Returns whether it did."""
@@ -199,10 +260,15 @@ def main():
     parser.add_argument("--expect", choices=["silent", "answered"], default="silent")
     parser.add_argument("--patience", type=float, default=PATIENCE, metavar="SECONDS")
     parser.add_argument("--wait", type=float, default=7200, metavar="SECONDS", help="for the machine, each time")
+    parser.add_argument("--nmap", action="store_true", help="with --control, scan with nmap as well; needs root")
+    parser.add_argument(
+        "--only", action="append", default=[], type=ipaddress.ip_address, metavar="ADDRESS",
+        help="with --control, the other addresses that the machine may name; may be repeated",
+    )
     parser.add_argument("--scans", type=int, default=SCANS, metavar="N", help="how many scans to wait for")
     asked = parser.parse_args()
     if asked.control:
-        scanner = Scanner(asked.host, asked.control, asked.patience, asked.wait)
+        scanner = Scanner(asked.host, asked.control, asked.patience, asked.wait, asked.only, asked.nmap)
         for number in range(asked.scans):
             if not scanner.follow():
                 print("no scan {} within {:.0f} s".format(number + 1, asked.wait), flush=True)

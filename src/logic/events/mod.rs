@@ -121,7 +121,7 @@ macro_rules! events {
                     level: level::$level,
                     keyword: keyword::$keyword,
                     per_second: events!(@limit $($per_second)?),
-                    #[cfg(test)]
+                    #[cfg(not(windows))]
                     fields: Self::FIELDS,
                     metadata: &metadata::<{ metadata_size(stringify!($name), Self::FIELDS) }>(
                         stringify!($name),

@@ -9,7 +9,7 @@ use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
-use crate::kernel::registry::{Key, Room};
+use crate::kernel::registry::{Key, Keys, Room};
 use crate::kernel::status::{Result, Status};
 use crate::kernel::thread::{Signal, ThreadBody};
 use crate::kernel::work_item::wait_until;
@@ -95,9 +95,9 @@ impl ThreadBody for Steps {
 impl Steps {
     /// The value `Step`.
     fn wanted(&self, irql: &Passive) -> Option<u32> {
-        let parameters = Key::parameters(&self.driver, irql).ok()??;
+        let keys = Keys { group_policy: None, parameters: Key::parameters(&self.driver, irql).ok()? };
         let mut room = Room::<[u8; 4]>::empty();
-        let data = parameters.value("Step", &mut room, irql).ok()??;
+        let (_, data) = keys.value("Step", &mut room, irql).ok()??;
         <[u8; 4]>::try_from(data.bytes).ok().map(u32::from_le_bytes)
     }
 

@@ -29,6 +29,7 @@
 //! | [`printable`] | escapes text from elsewhere, so that it is safe to print |
 //! | [`report`] | reports for people |
 //! | [`suites`] | every test under a time limit |
+//! | [`vm`] | a Windows machine under QEMU: installed, tested, and gone |
 //! | [`commands`] | `cargo lab …` |
 
 pub mod anydriver;
@@ -57,4 +58,5 @@ pub mod suites;
 pub mod trace;
 pub mod traffic;
 pub mod variants;
+pub mod vm;
 pub mod world;

@@ -20,6 +20,7 @@ mod scan;
 mod test;
 mod trace;
 mod up;
+mod vm;
 mod wdk;
 
 use std::os::unix::process::CommandExt;
@@ -74,6 +75,8 @@ enum Lab {
     Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
+    /// Install Windows in a virtual machine, test the driver there, and print a verdict
+    Vm(Box<vm::Arguments>),
     /// Build the driver against the headers of a WDK, as on Windows, and test it
     Wdk(wdk::Arguments),
 }
@@ -126,6 +129,7 @@ fn command(lab: &Lab) -> Result<bool> {
         Lab::Trace(arguments) => apart(|| arguments.job(), || arguments.wish(), || trace::run(arguments)),
         Lab::Up(arguments) if inner::is_inner() => up::run(arguments),
         Lab::Up(arguments) => up::start(arguments),
+        Lab::Vm(arguments) => vm::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
     }
 }

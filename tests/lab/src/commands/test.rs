@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::{as_root, pester};
 use crate::setup::{self, Need, Target};
 use crate::suites::{self, Children, Limits};
+use crate::vm::machine;
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let all = arguments.names.is_empty() && arguments.package.is_empty();
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL, Need::CHROMIUM])?;
     setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON, Need::PEFILE, Need::VALGRIND])?;
+    virtual_machines();
     if all {
         for target in Target::ALL {
             children.step(&format!("build the driver for {}", target.triple()));
@@ -76,6 +78,15 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let scripted = !all || summary.is_over() || pester::run()?;
     println!("\n{summary}");
     Ok(summary.passed() && documented && scripted)
+}
+
+/// Makes ready for the tests that run virtual machines, or says that they are skipped.
+fn virtual_machines() {
+    // QEMU is large, so it is used only where somebody has installed it.
+    let ready = machine::qemu().and_then(|_| setup::ensure(&machine::TEST_NEEDS));
+    if let Err(reason) = ready {
+        println!("== virtual machines: their tests are skipped: {reason:#}");
+    }
 }
 
 /// Runs the examples in the documentation, which are not programs of their own.

@@ -16,6 +16,8 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// A module of [`DEBIAN_PYTHON`], and its package.
     PythonModule(&'static str, &'static str),
+    /// A file, and its package.
+    File(&'static str, &'static str),
 }
 
 impl Need {
@@ -41,13 +43,29 @@ impl Need {
     pub const PEFILE: Self = Self::PythonModule("pefile", "python3-pefile");
     /// `valgrind`, whose callgrind counts instructions.
     pub const VALGRIND: Self = Self::Program("valgrind", "valgrind");
+    /// `qemu-system-x86_64`, which runs virtual machines.
+    pub const QEMU: Self = Self::Program("qemu-system-x86_64", "qemu-system-x86");
+    /// `qemu-img`, which makes their disks.
+    pub const QEMU_IMG: Self = Self::Program("qemu-img", "qemu-utils");
+    /// UEFI for virtual machines.
+    pub const OVMF: Self = Self::File("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf");
+    /// `swtpm`, a TPM for virtual machines.
+    pub const SWTPM: Self = Self::Program("swtpm", "swtpm");
+    /// `wiminfo`, which lists the images of Windows' media.
+    pub const WIMINFO: Self = Self::Program("wiminfo", "wimtools");
+    /// `7z`, which reads Windows' media.
+    pub const SEVEN_ZIP: Self = Self::Program("7z", "p7zip-full");
+    /// `xorriso`, which makes media.
+    pub const XORRISO: Self = Self::Program("xorriso", "xorriso");
+    /// `mformat` and its like, for FAT.
+    pub const MTOOLS: Self = Self::Program("mformat", "mtools");
     /// `xz`, for a library source given as `.tar.xz`.
     pub const XZ: Self = Self::Program("xz", "xz-utils");
 
     fn package(self) -> &'static str {
         match self {
             Self::Libclang => "libclang-dev",
-            Self::Program(_, package) | Self::PythonModule(_, package) => package,
+            Self::Program(_, package) | Self::PythonModule(_, package) | Self::File(_, package) => package,
         }
     }
 
@@ -56,8 +74,45 @@ impl Need {
             Self::Libclang => libclang_present(),
             Self::Program(program, _) => program_present(program),
             Self::PythonModule(module, _) => python_has(module),
+            Self::File(file, _) => Path::new(file).is_file(),
         }
     }
+}
+
+/// Packages, and the release that they must come from if not from the usual one.
+type Group = (Option<String>, Vec<&'static str>);
+
+/// The arguments of apt for a group.
+fn install_arguments((release, packages): &Group) -> Vec<&str> {
+    let release = release.iter().flat_map(|release| ["-t", release]);
+    ["install", "-y"].into_iter().chain(release).chain(packages.iter().copied()).collect()
+}
+
+/// QEMU's packages must have one version. If one of them comes from the backports, so
+/// must the others.
+fn groups(missing: &[&'static str], backports: Option<String>) -> Vec<Group> {
+    let of_qemu = |package: &&&str| package.starts_with("qemu-");
+    let qemu: Vec<_> = missing.iter().filter(of_qemu).copied().collect();
+    let others: Vec<_> = missing.iter().filter(|package| !of_qemu(package)).copied().collect();
+    if backports.is_none() {
+        return vec![(None, missing.to_vec())];
+    }
+    [(None, others), (backports, qemu)].into_iter().filter(|(_, packages)| !packages.is_empty()).collect()
+}
+
+/// The release of the backports, if one of QEMU's installed packages comes from there.
+/// `versions` has their versions, `release` is /etc/os-release.
+fn backports_of_qemu(versions: &str, release: &str) -> Option<String> {
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    versions.contains("~bpo").then(|| format!("{}-backports", codename.trim_matches('"')))
+}
+
+fn backports() -> Option<String> {
+    let mut query = std::process::Command::new("dpkg-query");
+    let output = query.args(["-W", "-f", "${db:Status-Status} ${Version}\n", "qemu-*"]).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let installed: String = text.lines().filter(|line| line.starts_with("installed ")).collect();
+    backports_of_qemu(&installed, &std::fs::read_to_string("/etc/os-release").ok()?)
 }
 
 /// Installs every missing requirement with apt if root; otherwise fails with one
@@ -69,7 +124,11 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let install = format!("apt-get install -y {}", missing.join(" "));
+    let of_qemu = missing.iter().any(|package| package.starts_with("qemu-"));
+    let groups = groups(&missing, if of_qemu { backports() } else { None });
+    let commands: Vec<_> =
+        groups.iter().map(|group| format!("apt-get {}", install_arguments(group).join(" "))).collect();
+    let install = commands.join(" && ");
     if !is_administrator() || !program_present("apt-get") {
         bail!("missing: {}; as root: {install}", missing.join(", "));
     }
@@ -84,12 +143,13 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         run(&mut command)
     };
-    let arguments: Vec<_> =
-        ["install", "-y", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
-    // A fresh machine has no package lists, an old one has stale lists.
-    if apt(&arguments).is_err() {
-        apt(&["update"])?;
-        apt(&arguments)?;
+    for group in &groups {
+        let arguments = [&["--no-install-recommends"][..], &install_arguments(group)].concat();
+        // A fresh machine has no package lists, an old one has stale lists.
+        if apt(&arguments).is_err() {
+            apt(&["update"])?;
+            apt(&arguments)?;
+        }
     }
     match needs.iter().find(|need| !need.present()) {
         Some(need) => bail!("{} is installed but {need:?} is still not found", need.package()),
@@ -145,4 +205,27 @@ fn has_libclang(directory: &Path) -> bool {
             && name.contains(".so")
             && !name.starts_with("libclang-cpp")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemus_packages_come_from_one_release() {
+        let release = "NAME=\"Debian GNU/Linux\"\nVERSION_CODENAME=bookworm\n";
+        let bpo = backports_of_qemu("installed 1:9.2.2+ds-1~bpo12+1", release);
+        assert_eq!(bpo.as_deref(), Some("bookworm-backports"));
+        assert_eq!(backports_of_qemu("installed 1:7.2+dfsg-7+deb12u18+b3", release), None);
+        let missing = ["xorriso", "qemu-system-x86", "ovmf"];
+        let texts = |groups: Vec<Group>| {
+            groups.iter().map(|group| install_arguments(group).join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(groups(&missing, None)), ["install -y xorriso qemu-system-x86 ovmf"]);
+        assert_eq!(
+            texts(groups(&missing, bpo.clone())),
+            ["install -y xorriso ovmf", "install -y -t bookworm-backports qemu-system-x86"]
+        );
+        assert_eq!(texts(groups(&missing[1..2], bpo)), ["install -y -t bookworm-backports qemu-system-x86"]);
+    }
 }

@@ -81,3 +81,52 @@ fn the_scanner_does_what_the_machine_asks_for() {
     assert_eq!(closing_line(&output), "1 passed, 1 failed");
     assert!(!output.status.success());
 }
+
+/// A machine names its addresses. One that names others does not make them a target.
+#[test]
+fn the_scanner_scans_no_address_that_was_not_allowed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let control = listener.local_addr().unwrap().port();
+    // It can be reached over IPv6 as well.
+    let other = TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, control)).unwrap();
+    let ask = |only: &str| {
+        let control = control.to_string();
+        let scanner = std::thread::spawn({
+            let only = only.to_owned();
+            move || {
+                let arguments =
+                    ["127.0.0.1", "--control", &control, "--wait", "10", "--scans", "1", "--only", &only];
+                scanner(&arguments).output().unwrap()
+            }
+        });
+        let (stream, _) = listener.accept().unwrap();
+        writeln!(&stream, "families also=::1").unwrap();
+        let answer = BufReader::new(stream.try_clone().unwrap()).lines().next().unwrap().unwrap();
+        writeln!(&stream, "done").unwrap();
+        assert!(scanner.join().unwrap().status.success() == (answer == "ok"));
+        answer
+    };
+    assert_eq!(ask("::1"), "ok");
+    other.set_nonblocking(true).unwrap();
+    while other.accept().is_ok() {}
+    assert_eq!(ask("fd77::2"), "failed no address of the other family is reached: ::1");
+    assert!(other.accept().is_err(), "it was scanned");
+}
+
+/// What nmap says is read, and differences from what the machine asks for are faults.
+#[test]
+fn the_scanner_reads_nmaps_states() {
+    let program = "import importlib.util, sys
+spec = importlib.util.spec_from_file_location('scan', sys.argv[1])
+scan = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scan)
+text = 'Host: 10.77.0.2 ()\\tStatus: Up\\nHost: 10.77.0.2 ()\\tPorts: 113/filtered/tcp//ident///, 9/open|filtered/udp/////\\tIgnored'
+assert scan.nmap_ports(text) == {('tcp', 113): 'filtered', ('udp', 9): 'open|filtered'}, scan.nmap_ports(text)
+assert scan.nmap_ports('# Nmap done') == {}
+";
+    setup::ensure(&[Need::PYTHON]).unwrap();
+    let mut python = Command::new("python3");
+    let output =
+        python.args(["-B", "-c", program]).arg(setup::root().join("tests/vm/scan.py")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

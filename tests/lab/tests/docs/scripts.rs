@@ -9,16 +9,17 @@ use uuid::Uuid;
 use super::powershell::{Function, Script};
 use super::{files, read};
 
-const ENTRY: &str = "tests/vm/Test-Hushport.ps1";
+const ENTRIES: [&str; 3] =
+    ["tests/vm/Test-Hushport.ps1", "tests/vm/Start-TestMachine.ps1", "tests/vm/Watch-TestMachine.ps1"];
 const PLAN: &str = "tests/vm/Hushport.State.psm1";
 const TRACE: &str = "tests/vm/Hushport.Trace.psm1";
 
-/// The modules and the script that run on Windows, by name. The Pester tests and
+/// The modules and the scripts that run on Windows, by name. The Pester tests and
 /// their mocks run in PowerShell 7 only.
 fn scripts() -> BTreeMap<String, String> {
     let mut paths = files("tests/vm", "psm1");
     paths.retain(|path| !path.ends_with("Support.Tests.psm1"));
-    paths.push(lab::setup::root().join(ENTRY));
+    paths.extend(ENTRIES.map(|entry| lab::setup::root().join(entry)));
     let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
@@ -29,7 +30,7 @@ fn functions() -> BTreeMap<String, Function> {
 
 #[test]
 fn every_script_holds_together() {
-    assert_eq!(scripts().len(), 12);
+    assert_eq!(scripts().len(), 16);
     let known = functions();
     assert!(known.len() > 100, "{}", known.len());
     let mut wrong = Vec::new();
@@ -74,6 +75,18 @@ fn modules_export_what_is_used_and_there() {
             }
         }
     }
+}
+
+/// The command line of the answer file is PowerShell, too.
+#[test]
+fn the_first_logon_finds_its_script() {
+    let line = lab::vm::answer::FIRST_LOGON;
+    let command = line.split_once("-Command \"").unwrap().1.strip_suffix('"').unwrap();
+    let findings = Script::parse(command).findings(&BTreeMap::new());
+    let own = |what: &str| what.contains("unknown command: &") || what.contains("$script");
+    assert!(findings.iter().all(|(_, what)| own(what)), "{findings:?}");
+    assert!(lab::setup::root().join("tests").join("vm/Start-TestMachine.ps1").is_file());
+    assert!(command.contains("'vm\\Start-TestMachine.ps1'"));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Workflows and the tasks of Makefile.toml run existing commands.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
 use lab::setup::Target;
 use saphyr::{LoadableYamlNode, Yaml};
 use toml::{Table, Value};
@@ -53,7 +56,8 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
         ["rustup", "target", "add", target] if Target::ALL.iter().any(|known| known.triple() == *target) => {
             Ok(())
         }
-        ["sudo", "apt-get" | "sysctl", ..] | ["winget", "install", ..] => Ok(()),
+        ["sudo", "apt-get" | "sysctl" | "rm", ..] | ["winget", "install", ..] => Ok(()),
+        ["sudo", file, ..] | [file, ..] if file.starts_with(".github/scripts/") => shell_script(file),
         ["powershell.exe" | "pwsh.exe" | "pwsh", words @ ..] => match words.strip_prefix(&RUN_FILE) {
             Some([file, arguments @ ..]) => script(file, arguments),
             _ => Err(format!("{line}: expected the options {RUN_FILE:?}")),
@@ -61,6 +65,21 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
         ["Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..] if shell == Some("pwsh") => Ok(()),
         _ => Err(format!("unknown command: {line}")),
     }
+}
+
+/// Checks a shell script of the workflows.
+fn shell_script(file: &str) -> Result<(), String> {
+    let path = lab::setup::root().join(file);
+    let metadata = path.metadata().map_err(|error| format!("{file}: {error}"))?;
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{file} is not executable"));
+    }
+    let parsed = Command::new("sh").arg("-n").arg(&path).output().map_err(|error| error.to_string())?;
+    let text = read(file);
+    if !parsed.status.success() || !text.starts_with("#!/bin/sh\n") || !text.contains("\nset -eu\n") {
+        return Err(format!("{file}: {}", String::from_utf8_lossy(&parsed.stderr)));
+    }
+    Ok(())
 }
 
 /// Options that run a script under any execution policy.
@@ -86,7 +105,7 @@ fn expanded(line: &str) -> String {
 #[test]
 fn workflows_do_what_can_be_done() {
     let workflows = files(".github/workflows", "yml");
-    assert_eq!(workflows.len(), 3);
+    assert_eq!(workflows.len(), 4);
     for path in workflows {
         let text = std::fs::read_to_string(&path).unwrap();
         let documents = Yaml::load_from_str(&text).unwrap();
@@ -139,6 +158,69 @@ fn windows_is_asked_on_every_image_in_both_shells() {
     }
 }
 
+/// The workflow of the virtual machine reads its secret from the environment only, opens
+/// KVM, installs every package that a run needs, and keeps the results of a failed run.
+#[test]
+fn the_virtual_machine_has_what_it_needs() {
+    let text = read(".github/workflows/vm.yml");
+    assert_eq!(text.matches("secrets.").count(), 1);
+    assert!(text.contains("      ISO_URL: ${{ inputs.iso_url || secrets.WINDOWS_ISO_URL }}\n"));
+    assert!(!text.contains("pull_request"), "a change by anybody would see the secret");
+    for package in [
+        "qemu-system-x86",
+        "qemu-utils",
+        "ovmf",
+        "p7zip-full",
+        "wimtools",
+        "xorriso",
+        "mtools",
+        "nmap",
+        "iproute2",
+    ] {
+        assert!(text.contains(&format!(" {package} ")), "{package}");
+    }
+    assert!(read(".github/scripts/open-kvm.sh").contains(r#"KERNEL=="kvm", GROUP="kvm", MODE="0666""#));
+    let upload = text.split_once("actions/upload-artifact").unwrap().1;
+    assert!(upload.contains("if: ${{ !cancelled() &&"));
+}
+
+/// Runs the scripts of the workflow as it does.
+#[test]
+fn the_scripts_of_the_virtual_machine_do_their_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let run = |script: &str, arguments: &[&str], url: &str| {
+        let mut command = Command::new(lab::setup::root().join(".github/scripts").join(script));
+        command.args(arguments).current_dir(folder.path()).env("ISO_URL", url);
+        command.env("GITHUB_OUTPUT", at("output")).env("GITHUB_STEP_SUMMARY", at("summary"));
+        command.output().unwrap().status.success()
+    };
+    let text = |name: &str| std::fs::read_to_string(at(name)).unwrap_or_default();
+    assert!(run("iso-key.sh", &[], ""));
+    assert_eq!((text("output").as_str(), text("summary").starts_with("no image")), ("", true));
+    assert!(run("iso-key.sh", &[], "https://example.org/a secret"));
+    assert!(text("output").starts_with("key=") && !text("output").contains("secret"), "{}", text("output"));
+    std::fs::write(at("source"), "image").unwrap();
+    let url = format!("file://{}", at("source").display());
+    assert!(run("get-iso.sh", &["target/windows.iso"], &url));
+    assert_eq!(text("target/windows.iso"), "image");
+    assert!(run("get-iso.sh", &["target/windows.iso"], "file:///none"), "it is there already");
+    assert!(!run("get-iso.sh", &["target/other.iso"], "file:///none"));
+    assert!(!at("target/other.iso").exists());
+    std::fs::write(at("verdict.txt"), "3 passed, 1 failed\n").unwrap();
+    std::fs::write(
+        at("host-checks.jsonl"),
+        "{\"Name\":\"a\",\"Failure\":\"\"}\n{\"Name\":\"b\",\"Failure\":\"x\"}\n",
+    )
+    .unwrap();
+    assert!(run("summary.sh", &["."], ""));
+    assert!(
+        text("summary").ends_with("3 passed, 1 failed\n{\"Name\":\"b\",\"Failure\":\"x\"}\n"),
+        "{}",
+        text("summary")
+    );
+}
+
 #[test]
 fn faults_of_a_step_are_found() {
     assert_eq!(pinned("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"), Ok(()));
@@ -150,6 +232,8 @@ fn faults_of_a_step_are_found() {
         ("cargo make instal", None),
         ("rustup target add ${{ matrix.arch }}", None),
         ("curl https://example.org/x | sh", None),
+        (".github/scripts/none.sh", None),
+        ("cargo lab vm --iso x --disk y", None),
         ("cargo fmt --all | | x", Some("pwsh")),
         ("powershell.exe -File tests/vm/Test-Hushport.ps1", None),
         ("pwsh.exe -NoProfile -ExecutionPolicy Bypass -File tests/vm/Test-Hushport.ps1 -Hostd", None),
