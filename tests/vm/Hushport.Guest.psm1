@@ -15,7 +15,7 @@ $script:Format = 'hushport-vm 1'
 $script:MostLines = 10
 # Files up to this size are copied during the plan, too, so that something is left of a
 # machine that hangs.
-$script:SmallFile = 4MB
+$script:SmallFile = 4194304
 $script:CopySeconds = 60
 
 # The description that `cargo lab vm` put beside the scripts.

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, requires = "package", conflicts_with_all = ["bios", "resume"])]
     secure_boot: bool,
     /// Start the disk from a BIOS instead of UEFI
-    #[arg(long, requires = "disk")]
+    #[arg(long, requires = "disk", conflicts_with = "iso")]
     bios: bool,
     /// The driver package [default: one is built, with the conformance driver]
     #[arg(long, value_name = "DIR")]

@@ -104,11 +104,8 @@ pub fn collect(file: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     let mut list = Command::new("mdir");
     list.arg("-i").arg(partition(file)).args(["-b", "::"]).env("MTOOLS_SKIP_CHECK", "1");
-    if !list.output().context("cannot start mdir")?.status.success() {
-        // An empty disk, or one that is damaged.
-        let mut check = Command::new("minfo");
-        check.arg("-i").arg(partition(file)).arg("::").env("MTOOLS_SKIP_CHECK", "1");
-        run(&mut check).context("the disk for results is damaged")?;
+    let names = run(&mut list).context("the disk for results is damaged")?;
+    if names.trim().is_empty() {
         bail!("the disk for results is empty");
     }
     let mut copy = Command::new("mcopy");

@@ -118,7 +118,7 @@ impl Progress {
 }
 
 /// After as many restarts that nobody announced, the machine will not recover.
-const MOST_CRASHES: usize = 8;
+const MOST_CRASHES: usize = 5;
 const TICK: Duration = Duration::from_millis(200);
 /// A medium of Windows asks for a key for five seconds after the firmware has started.
 /// Until the guest's first line, one is pressed each second, at most so long.
