@@ -154,7 +154,11 @@ macro_rules! every_export { ($table:ident) => { $table! {
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm:
         MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
-        MmBuildMdlForNonPagedPool;
+        MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages;
+    "ntoskrnl.exe" => seh:
+        __C_specific_handler _local_unwind RtlUnwind RtlUnwindEx ExRaiseStatus
+        RtlRaiseStatus ExRaiseAccessViolation ExRaiseDatatypeMisalignment
+        ProbeForRead ProbeForWrite;
     "ndis.sys" => ndis:
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
         NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
@@ -260,6 +264,8 @@ fn irql_rule(name: &str) -> &'static Rule {
         "KeSetEvent" => &rules::SET_EVENT_IRQL,
         "MmMapLockedPagesSpecifyCache" => &rules::MAP_MDL_IRQL,
         "MmUnmapLockedPages" => &rules::UNMAP_MDL_IRQL,
+        "MmProbeAndLockPages" => &rules::PROBE_MDL_IRQL,
+        "MmUnlockPages" => &rules::UNLOCK_MDL_IRQL,
         _ if name.starts_with("Zw") => &rules::ZW_IRQL,
         _ => &rules::API_IRQL,
     }

@@ -55,6 +55,7 @@ impl<const N: usize> Memory<N> {
 }
 
 static DATA: Memory<64> = Memory::new();
+static OWN_MDL: Memory<8> = Memory::new();
 static READ_ONLY: u64 = 0x5265_6164_4F6E_6C79;
 static LOCK: Memory<1> = Memory::new();
 static OTHER_LOCK: Memory<1> = Memory::new();

@@ -11,6 +11,7 @@ use super::locks::Kind;
 use super::pool::{PoolTag, Wanted};
 use super::types::{Address, BOOLEAN, FAST_MUTEX};
 use super::{Kernel, ke};
+use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
 /// `POOL_FLAGS` (`wdm.h`).
@@ -32,7 +33,7 @@ mod pool_flag {
 pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
     // Paged and nonpaged pool have different ceilings, which `allocate` checks.
     let kernel = enter!(ExAllocatePool2, Irql::HIGH);
-    kernel.settle(allocate(&kernel, Flags, NumberOfBytes, Tag), 0)
+    allocate_or_raise(&kernel, Flags, NumberOfBytes, Tag)
 }
 
 /// `POOL_TYPE` (`wdm.h`).
@@ -60,7 +61,18 @@ pub extern "win64" fn ExAllocatePoolWithTag(PoolType: i32, NumberOfBytes: usize,
         | pool_flag::UNINITIALIZED
         | when(pool_type::CACHE_ALIGNED, pool_flag::CACHE_ALIGNED)
         | when(pool_type::RAISE, pool_flag::RAISE_ON_FAILURE);
-    kernel.settle(allocate(&kernel, flags, NumberOfBytes, Tag), 0)
+    allocate_or_raise(&kernel, flags, NumberOfBytes, Tag)
+}
+
+/// Allocates. A failure raises an exception if the flags ask for one.
+fn allocate_or_raise(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Address {
+    let address = kernel.settle(allocate(kernel, flags, size, tag).map(Some), None);
+    if address == Some(0) && flags & pool_flag::RAISE_ON_FAILURE != 0 {
+        kernel.raise(Status::INSUFFICIENT_RESOURCES, &[]);
+        let text = format!("{size} bytes, tag {}, at {}", PoolTag(tag), cpu::irql());
+        kernel.violate(Violation::new(&rules::POOL_RAISE, [0; 3], text));
+    }
+    address.unwrap_or(0)
 }
 
 fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Address, Violation> {
@@ -101,9 +113,6 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
         cache_aligned: flags & pool_flag::CACHE_ALIGNED != 0,
         stack: kernel.guest().frames(),
     });
-    if address == 0 && flags & pool_flag::RAISE_ON_FAILURE != 0 {
-        return refuse(&rules::POOL_RAISE, [0, 0, 0], text());
-    }
     Ok(address)
 }
 

@@ -236,7 +236,9 @@ impl Kernel {
         let callbacks: Vec<String> =
             self.objects().processor_callbacks.keys().map(|at| format!("{at:#x}")).collect();
         let referenced: Vec<String> = self.objects().referenced.keys().map(|at| format!("{at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 14] = [
+        let locked: Vec<String> =
+            self.objects().locked_mdls.iter().map(|at| format!("MDL {at:#x}")).collect();
+        let kinds: [(&'static Rule, &[String]); 15] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
@@ -250,6 +252,7 @@ impl Kernel {
             (&rules::DEVICE_LEFT, &report.devices),
             (&rules::HANDLE_LEFT, &report.handles),
             (&rules::FILTER_OBJECT_LEFT, &managed),
+            (&rules::LOCKED_PAGES_LEFT, &locked),
             (&rules::POOL_LEAK, &pool),
         ];
         for (rule, things) in kinds {

@@ -1,6 +1,6 @@
 //! The machine's objects for drivers: handles, devices, work items.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -116,6 +116,8 @@ pub struct Objects {
     pub files: BTreeMap<Address, Address>,
     /// Entries of the error log.
     pub error_log: Vec<ErrorLogEntry>,
+    /// MDLs whose pages a driver has locked.
+    pub locked_mdls: BTreeSet<Address>,
     /// Number of GUIDs that `ExUuidCreate` has made.
     pub uuids: u32,
 }
@@ -142,6 +144,7 @@ impl Default for Objects {
             links: BTreeMap::new(),
             files: BTreeMap::new(),
             error_log: Vec::new(),
+            locked_mdls: BTreeSet::new(),
             uuids: 0,
         }
     }

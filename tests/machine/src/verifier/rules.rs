@@ -60,11 +60,16 @@ rules! {
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
     MDL_PAGEABLE = LAB, None, "MmBuildMdlForNonPagedPool for pageable memory";
+    PROBE_MDL_FLAGS = 0xC4, Some(0xB0), "MmProbeAndLockPages for an MDL with incorrect flags";
+    UNLOCK_NOT_LOCKED = 0xC4, Some(0x7C), "MmUnlockPages for an MDL whose pages are not locked";
+    UNLOCK_NONPAGED = 0xC4, Some(0x7D), "MmUnlockPages for an MDL of nonpaged pool";
+    LOCKED_PAGES_LEFT = 0xCB, None, "left pages locked";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
 
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
     // first parameter.
     ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
+    UNHANDLED_EXCEPTION = 0x1E, None, "raised an exception that no handler took";
     ILLEGAL_INSTRUCTION = 0x1E, Some(0xC000_001D), "ran an illegal instruction";
     DIVIDE_BY_ZERO = 0x1E, Some(0xC000_0094), "divided by zero";
     BREAKPOINT = 0x1E, Some(0x8000_0003), "ran into a breakpoint";
@@ -86,6 +91,8 @@ rules! {
     ACQUIRE_SPIN_LOCK_IRQL = 0xC4, Some(0x42), "KeAcquireSpinLock called above DISPATCH_LEVEL";
     MAP_MDL_IRQL = 0xC4, Some(0x76), "MmMapLockedPagesSpecifyCache called above DISPATCH_LEVEL";
     UNMAP_MDL_IRQL = 0xC4, Some(0x79), "MmUnmapLockedPages called above DISPATCH_LEVEL";
+    PROBE_MDL_IRQL = 0xC4, Some(0x70), "MmProbeAndLockPages called above DISPATCH_LEVEL";
+    UNLOCK_MDL_IRQL = 0xC4, Some(0x78), "MmUnlockPages called above DISPATCH_LEVEL";
     SET_EVENT_IRQL = 0xC4, Some(0x80), "KeSetEvent called at too high an IRQL";
     WAIT_ABOVE_DISPATCH = 0xC4, Some(0x120), "waited above DISPATCH_LEVEL";
     WAIT_FOREVER_AT_DISPATCH = 0xC4, Some(0x121), "waited at DISPATCH_LEVEL without a timeout";

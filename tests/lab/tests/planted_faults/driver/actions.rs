@@ -39,6 +39,10 @@ pub unsafe fn exercise() {
             0,
             1,
         ));
+        let locked = mdl(false);
+        MmProbeAndLockPages(locked, 0, 1);
+        MmUnlockPages(locked);
+        IoFreeMdl(locked);
         check(write_event(PROVIDER.load(SeqCst), &[7]));
         FwpsRedirectHandleDestroy0(redirect_handle());
         let pool = packet_pool();
@@ -68,6 +72,29 @@ pub unsafe fn packet_pool() -> Ptr {
     unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
 }
 
+/// An MDL of bytes of the image; `built`: as one of nonpaged memory.
+pub unsafe fn mdl(built: bool) -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        if built {
+            MmBuildMdlForNonPagedPool(mdl);
+        }
+        mdl
+    }
+}
+
+/// An MDL in memory of the driver's, which needs not be freed: Size, StartVa, ByteCount.
+pub unsafe fn own_mdl() -> Ptr {
+    let at = OWN_MDL.at();
+    unsafe {
+        ((at + 8) as *mut u16).write(64);
+        ((at + 32) as *mut Ptr).write(DATA.at() & !0xFFF);
+        ((at + 40) as *mut u32).write(20);
+        ((at + 44) as *mut u32).write(DATA.at() as u32 & 0xFFF);
+    }
+    at
+}
+
 /// A list without data.
 pub unsafe fn bare_list(pool: Ptr) -> Ptr {
     unsafe { list_over(pool, 0, 0) }
@@ -76,9 +103,7 @@ pub unsafe fn bare_list(pool: Ptr) -> Ptr {
 /// A list over bytes of the image.
 pub unsafe fn list(pool: Ptr) -> Ptr {
     unsafe {
-        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
-        MmBuildMdlForNonPagedPool(mdl);
-        list_over(pool, mdl, 20)
+        list_over(pool, mdl(true), 20)
     }
 }
 

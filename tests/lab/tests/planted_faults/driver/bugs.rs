@@ -71,9 +71,14 @@ bugs! {
     Entry MDL_PAGEABLE => {
         MmBuildMdlForNonPagedPool(IoAllocateMdl(ExAllocatePool2(PAGED, 32, TAG), 32, 0, 0, 0))
     };
+    Entry PROBE_MDL_FLAGS => MmProbeAndLockPages(mdl(true), 0, 0);
+    Entry UNLOCK_NOT_LOCKED => MmUnlockPages(mdl(false));
+    Entry UNLOCK_NONPAGED => MmUnlockPages(mdl(true));
+    Entry LOCKED_PAGES_LEFT => MmProbeAndLockPages(own_mdl(), 0, 0);
     Entry MDL_BUGCHECK_ON_FAILURE => MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 1, 0);
 
     Entry ACCESS_VIOLATION => peek(0x28);
+    Entry UNHANDLED_EXCEPTION => ExRaiseStatus(0xC000_0123_u32 as i32);
     Entry ILLEGAL_INSTRUCTION => asm!("ud2");
     Entry DIVIDE_BY_ZERO => asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
     Entry BREAKPOINT => asm!("int3");
@@ -105,6 +110,8 @@ bugs! {
     Entry ACQUIRE_SPIN_LOCK_IRQL => at(DEVICE, || KeAcquireSpinLockRaiseToDpc(LOCK.at()));
     Entry MAP_MDL_IRQL => at(DEVICE, || MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 0, 0));
     Entry UNMAP_MDL_IRQL => at(DEVICE, || MmUnmapLockedPages(DATA.at(), DATA.at()));
+    Entry PROBE_MDL_IRQL => at(DEVICE, || MmProbeAndLockPages(DATA.at(), 0, 0));
+    Entry UNLOCK_MDL_IRQL => at(DEVICE, || MmUnlockPages(DATA.at()));
     Entry SET_EVENT_IRQL => at(DEVICE, || KeSetEvent(EVENT.at(), 0, 0));
     Entry WAIT_ABOVE_DISPATCH => at(DEVICE, || wait(Some(0)));
     Classify WAIT_FOREVER_AT_DISPATCH => wait(None);

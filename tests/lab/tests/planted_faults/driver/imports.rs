@@ -52,6 +52,9 @@ unsafe extern "system" {
         device: Ptr,
     ) -> i32;
     pub fn IoDeleteDevice(device: Ptr);
+    pub fn MmProbeAndLockPages(mdl: Ptr, mode: i8, operation: i32);
+    pub fn MmUnlockPages(mdl: Ptr);
+    pub fn ExRaiseStatus(status: i32);
     pub fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
     pub fn PsCreateSystemThread(
         thread: Ptr,
