@@ -131,8 +131,12 @@ pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
 fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     let stack = kernel.guest().frames();
     let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
-    kernel.locks().forget(address..address + size);
-    Ok(())
+    let memory = address..address + size;
+    kernel.locks().forget(memory.clone());
+    kernel.forget_tables(memory.clone());
+    kernel.check_deferred(memory.clone())?;
+    kernel.check_lookasides(memory.clone())?;
+    kernel.check_resources(memory)
 }
 
 /// Set in an `EX_RUNDOWN_REF` when a thread starts to wait for the release. The
@@ -206,7 +210,7 @@ fn mutex_irql<'a>(mutex: Address) -> &'a AtomicI32 {
 }
 
 /// A value that identifies this thread.
-fn this_thread() -> usize {
+pub(super) fn this_thread() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| std::ptr::from_ref(mark) as usize)
 }

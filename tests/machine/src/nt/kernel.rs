@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
+use super::dpc::Deferred;
 use super::enter::Export;
 use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
@@ -78,6 +79,7 @@ pub struct Kernel {
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
     irps: Mutex<Irps>,
+    deferred: Mutex<Deferred>,
     /// A page with the lock of cancel routines.
     cancel_lock: Guarded,
     framework: Mutex<Framework>,
@@ -125,6 +127,7 @@ impl Kernel {
             loaded: Mutex::default(),
             bell: Bell::default(),
             irps: Mutex::default(),
+            deferred: Mutex::default(),
             cancel_lock: Guarded::new(PAGE),
             framework: Mutex::default(),
             linker: OnceLock::new(),
@@ -301,6 +304,11 @@ impl Kernel {
     /// The requests that are not over.
     pub(super) fn irps(&self) -> MutexGuard<'_, Irps> {
         lock(&self.irps)
+    }
+
+    /// DPCs and timers.
+    pub(super) fn deferred(&self) -> MutexGuard<'_, Deferred> {
+        lock(&self.deferred)
     }
 
     /// The address of the lock of cancel routines.

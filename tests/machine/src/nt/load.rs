@@ -132,6 +132,7 @@ impl Kernel {
             return Ok(status);
         }
         self.check_pending_code();
+        self.check_left_in_image();
         self.check_left_behind()?;
         *self.loaded() = None;
         Ok(status)
@@ -160,6 +161,7 @@ impl Kernel {
             kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
         })?;
         self.check_pending_code();
+        self.check_left_in_image();
         // Where unregistering does not wait for a call, the system keeps the image until
         // the call has returned.
         let what = || "calls into the driver to return".to_owned();
@@ -222,6 +224,21 @@ impl Kernel {
         }
     }
 
+    /// Reports what would be left in the memory of the unloaded image: timers, DPCs, and
+    /// objects that the system keeps in lists.
+    fn check_left_in_image(&self) {
+        let Some(range) = self.image_range() else { return };
+        let image = range.start as Address..range.end as Address;
+        let checks = [
+            self.check_deferred(image.clone()),
+            self.check_lookasides(image.clone()),
+            self.check_resources(image),
+        ];
+        for violation in checks.into_iter().filter_map(Result::err) {
+            self.condemn(violation);
+        }
+    }
+
     /// Reports each kind of leftover as a breach of its rule.
     fn check_left_behind(&self) -> Result<LeakReport, Stop> {
         let report = self.leak_report();
@@ -238,13 +255,15 @@ impl Kernel {
         let referenced: Vec<String> = self.objects().referenced.keys().map(|at| format!("{at:#x}")).collect();
         let locked: Vec<String> =
             self.objects().locked_mdls.iter().map(|at| format!("MDL {at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 15] = [
+        let registered: Vec<String> = self.objects().registered.keys().map(|at| format!("{at:#x}")).collect();
+        let kinds: [(&'static Rule, &[String]); 16] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
             (&rules::ETW_REGISTRATION_LEFT, &report.providers_of_events),
             (&rules::PROCESSOR_CALLBACK_LEFT, &callbacks),
+            (&rules::CALLBACK_LEFT, &registered),
             (&rules::REFERENCE_LEFT, &referenced),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),

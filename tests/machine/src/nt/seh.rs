@@ -90,7 +90,7 @@ impl Kernel {
     }
 
     /// Raises an exception, which stops the machine if the driver does not handle it.
-    fn raise_or_stop(&self, status: Status, parameters: &[u64]) {
+    pub(super) fn raise_or_stop(&self, status: Status, parameters: &[u64]) {
         self.raise(status, parameters);
         let mut all = [0; 2];
         all.iter_mut().zip(parameters).for_each(|(to, from)| *to = *from);
