@@ -35,6 +35,8 @@ const PASSIVE: u8 = 0;
 const DISPATCH: u8 = 2;
 /// A device IRQL.
 const DEVICE: u8 = 5;
+/// 100 s from now, in 100 ns units.
+const LATER: i64 = -1_000_000_000;
 /// An unmapped kernel address.
 const NOWHERE: Ptr = 0xFFFF_F800_1234_5000;
 
@@ -55,6 +57,9 @@ impl<const N: usize> Memory<N> {
 }
 
 static DATA: Memory<64> = Memory::new();
+static SHARED: Memory<1> = Memory::new();
+/// For one object at a time.
+static OBJECT: Memory<32> = Memory::new();
 static OWN_MDL: Memory<8> = Memory::new();
 static READ_ONLY: u64 = 0x5265_6164_4F6E_6C79;
 static LOCK: Memory<1> = Memory::new();
@@ -110,7 +115,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         }
         BUG.store(bug, SeqCst);
         let mut device: Ptr = 0;
-        check(IoCreateDevice(driver, 0, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
+        check(IoCreateDevice(driver, 128, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
         DEVICE_OBJECT.store(device, SeqCst);
         KeInitializeSpinLock(LOCK.at());
         KeInitializeSpinLock(OTHER_LOCK.at());

@@ -88,6 +88,7 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
     let entries: Vec<_> = outcome.stack.iter().map(|(what, _)| *what).collect();
     let expected = [
         "BFE callback",
+        "DPC routine",
         "DriverEntry",
         "DriverUnload",
         "classifyFn",

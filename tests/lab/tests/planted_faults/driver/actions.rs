@@ -3,7 +3,7 @@
 use core::hint::black_box;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::bugs::{nothing, slow};
+use super::bugs::{deferred, nothing, slow};
 use super::imports::*;
 use super::*;
 
@@ -39,6 +39,25 @@ pub unsafe fn exercise() {
             0,
             1,
         ));
+        let old = ExAcquireSpinLockShared(SHARED.at());
+        ExReleaseSpinLockShared(SHARED.at(), old);
+        KeEnterCriticalRegion();
+        check(ExInitializeResourceLite(OBJECT.at()));
+        ExAcquireResourceSharedLite(OBJECT.at(), 1);
+        ExReleaseResourceLite(OBJECT.at());
+        check(ExDeleteResourceLite(OBJECT.at()));
+        ExAcquirePushLockSharedEx(SHARED.at(), 0);
+        ExReleasePushLockSharedEx(SHARED.at(), 0);
+        KeLeaveCriticalRegion();
+        lookaside(OBJECT.at(), 32);
+        ExDeleteLookasideListEx(OBJECT.at());
+        KeInitializeTimer(OBJECT.at());
+        KeInitializeDpc(OBJECT.at() + 64, deferred as *const () as Ptr, 0);
+        KeSetTimer(OBJECT.at(), -1, OBJECT.at() + 64);
+        KeWaitForSingleObject(OBJECT.at(), 0, 0, 0, 0);
+        KeCancelTimer(OBJECT.at());
+        KeFlushQueuedDpcs();
+        ExUnregisterCallback(callback());
         let locked = mdl(false);
         MmProbeAndLockPages(locked, 0, 1);
         MmUnlockPages(locked);
@@ -70,6 +89,33 @@ pub unsafe fn packet_pool() -> Ptr {
     // revision, size), ProtocolId, fAllocateNetBuffer, ContextSize, PoolTag, DataSize.
     let parameters = [0x0010_0180u32, 0x0000_0100, TAG, 0, 0];
     unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
+}
+
+/// A lookaside list of nonpaged pool with blocks of this size.
+pub unsafe fn lookaside(list: Ptr, size: usize) -> i32 {
+    const NON_PAGED_POOL_NX: i32 = 512;
+    unsafe { ExInitializeLookasideListEx(list, 0, 0, NON_PAGED_POOL_NX, 0, size, TAG, 0) }
+}
+
+/// Memory that belongs to neither pool nor image: behind the device object's header.
+pub unsafe fn outside() -> Ptr {
+    // DEVICE_OBJECT.DeviceExtension.
+    unsafe { ((DEVICE_OBJECT.load(SeqCst) + 64) as *const Ptr).read() }
+}
+
+/// Registers a routine with a callback object of the system.
+pub unsafe fn callback() -> Ptr {
+    let name: [u16; 20] = core::array::from_fn(|at| u16::from(b"\\Callback\\PowerState"[at]));
+    let string = [40 | 40 << 16, name.as_ptr() as u64];
+    // OBJECT_ATTRIBUTES: length, root, name, attributes.
+    let attributes = [48, 0, &raw const string as u64, 0, 0, 0];
+    let mut object: Ptr = 0;
+    unsafe {
+        check(ExCreateCallback(&raw mut object as Ptr, &raw const attributes as Ptr, 0, 0));
+        let handle = ExRegisterCallback(object, nothing as *const () as Ptr, 0);
+        ObfDereferenceObject(object);
+        handle
+    }
 }
 
 /// An MDL of bytes of the image; `built`: as one of nonpaged memory.
