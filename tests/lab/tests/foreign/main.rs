@@ -7,6 +7,7 @@ mod kmdf;
 mod objects;
 mod queues;
 mod requests;
+mod scopes;
 mod seh;
 mod wdm;
 mod windivert;

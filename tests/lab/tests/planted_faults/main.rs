@@ -28,6 +28,8 @@ const ELSEWHERE: [(&[&Rule], &str); 3] = [
             &rules::IRP_MARKED_PENDING,
             &rules::IRP_NOT_COMPLETED,
             &rules::IRP_INFORMATION,
+            &rules::USER_BUFFER_CONTEXT,
+            &rules::USER_BUFFER_DIRECT,
         ],
         include_str!("../foreign/wdm.rs"),
     ),

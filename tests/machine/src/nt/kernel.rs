@@ -306,6 +306,11 @@ impl Kernel {
         lock(&self.irps)
     }
 
+    /// As [`Self::irps`], for a fault handler, which must not wait.
+    pub(super) fn try_irps(&self) -> Option<MutexGuard<'_, Irps>> {
+        self.irps.try_lock().ok()
+    }
+
     /// DPCs and timers.
     pub(super) fn deferred(&self) -> MutexGuard<'_, Deferred> {
         lock(&self.deferred)

@@ -152,6 +152,8 @@ pub struct Objects {
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
+    /// Number of threads that run in each process.
+    pub inside: BTreeMap<u32, i32>,
     /// Names of devices by the links to them. The links are in lower case, without
     /// their folder.
     pub links: BTreeMap<String, String>,
@@ -198,6 +200,7 @@ impl Default for Objects {
             referenced: BTreeMap::new(),
             callouts: BTreeMap::new(),
             processes: BTreeMap::new(),
+            inside: BTreeMap::new(),
             links: BTreeMap::new(),
             files: BTreeMap::new(),
             error_log: Vec::new(),

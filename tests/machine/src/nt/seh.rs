@@ -77,6 +77,7 @@ impl Kernel {
     fn is_users(&self, address: u64) -> bool {
         let address_in_pool = |address| self.pool().try_describe(address).is_some();
         address < KERNEL_HALF
+            && self.misused(address as Address).is_none()
             && image::residence(address).is_none()
             && !image::is_on_kernel_stack(address)
             && !address_in_pool(address as Address)

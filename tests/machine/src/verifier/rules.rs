@@ -66,6 +66,9 @@ rules! {
     LOCKED_PAGES_LEFT = 0xCB, None, "left pages locked";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
 
+    USER_BUFFER_CONTEXT = LAB, None, "accessed a program's buffer in the context of another process";
+    USER_BUFFER_DIRECT = LAB, None, "used UserBuffer of a request with direct I/O";
+
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
     // first parameter.
     ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";

@@ -45,6 +45,7 @@ fn lock(kernel: &Kernel, address: Address, mode: i8, write: bool) -> Result<Opti
     }
     mdl.MdlFlags |= MDL_PAGES_LOCKED;
     write_flags(address, &mdl)?;
+    kernel.lock_users(start);
     kernel.objects().locked_mdls.insert(address);
     Ok(None)
 }

@@ -13,8 +13,8 @@ use super::super::types::{Address, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_OBJECT_C
 use super::super::work::Job;
 use super::super::{Kernel, Trouble, foreign};
 use super::{
-    Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, status,
-    timer, work,
+    Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, scope,
+    status, timer, work,
 };
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -39,6 +39,8 @@ pub(super) struct Object {
     pub state: State,
     contexts: Vec<Context>,
     pub data: Data,
+    /// Execution level and synchronization scope of its callbacks.
+    pub wanted: scope::Wanted,
 }
 
 /// A context of an object, with the callbacks that came with it. A context without
@@ -111,14 +113,23 @@ pub(super) fn create(
             Err(status) => return Ok(Err(status)),
         },
     };
+    let wanted = scope::Wanted::of(given.as_ref());
     let mut framework = kernel.framework();
     if parent != 0 {
         framework.object(parent)?;
     }
     let handle = framework.new_handle(kind);
     let contexts = context.into_iter().collect();
-    let object =
-        Object { kind, parent, children: Vec::new(), references: 1, state: State::Live, contexts, data };
+    let object = Object {
+        kind,
+        parent,
+        children: Vec::new(),
+        references: 1,
+        state: State::Live,
+        contexts,
+        data,
+        wanted,
+    };
     framework.objects.insert(handle, object);
     if parent != 0 {
         framework.object(parent)?.children.push(handle);
