@@ -115,7 +115,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         }
         BUG.store(bug, SeqCst);
         let mut device: Ptr = 0;
-        check(IoCreateDevice(driver, 128, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
+        check(IoCreateDevice(driver, 0, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
         DEVICE_OBJECT.store(device, SeqCst);
         KeInitializeSpinLock(LOCK.at());
         KeInitializeSpinLock(OTHER_LOCK.at());

@@ -95,9 +95,10 @@ impl Kernel {
         self.guest().escape(stop)
     }
 
-    /// Leaves the driver's call if the machine has stopped.
+    /// Leaves the driver's call if the machine has stopped. Has no effect on a thread of
+    /// the system's own, such as one that waits for a timer.
     pub(crate) fn leave_if_stopped(&self) {
-        if let Some(stop) = self.stopped() {
+        if let Some(stop) = self.stopped().filter(|_| self.guest().in_call()) {
             self.guest().escape(stop.clone());
         }
     }

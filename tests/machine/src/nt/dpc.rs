@@ -202,10 +202,7 @@ impl Kernel {
             return Err(Violation::new(&rules::DPC_QUEUED, of(*dpc), text));
         }
         let routine = queued.find(|(_, entry)| memory.contains(&entry.routine));
-        let timed = deferred.timers.active().find_map(|(_, dpc)| {
-            let routine = foreign::read::<KDPC>(dpc).ok()?.DeferredRoutine;
-            memory.contains(&routine).then_some(routine)
-        });
+        let timed = deferred.timers.active().map(|(_, routine)| routine).find(|it| memory.contains(it));
         match routine.map(|(_, entry)| entry.routine).or(timed) {
             Some(routine) => {
                 let text = format!("the DPC routine at {routine:#x} can still be called");

@@ -124,6 +124,9 @@ pub trait Guest: Send + Sync {
         let _ = (frame, ip, value);
     }
 
+    /// Whether this thread is in a [`call`](Self::call).
+    fn in_call(&self) -> bool;
+
     /// The frames of the driver and of the exports on this thread, in words. Empty if
     /// unknown.
     fn trace(&self) -> String {
@@ -216,6 +219,10 @@ impl Guest for Direct {
             None => Ok(value),
             Some(stop) => Err(stop),
         }
+    }
+
+    fn in_call(&self) -> bool {
+        SAVED.get() != 0
     }
 
     fn escape(&self, stop: Stop) -> ! {

@@ -104,6 +104,14 @@ pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
 }
 
 pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+    let memory =
+        kernel.objects().devices.get(&address).map(|device| device.memory.start()..device.memory.end());
+    if let Some(memory) = memory {
+        // The extension goes with the object.
+        kernel.check_deferred(memory.clone())?;
+        kernel.check_lookasides(memory.clone())?;
+        kernel.check_resources(memory)?;
+    }
     let mut objects = kernel.objects();
     if !objects.delete_device(address) {
         return Err(no_such_object("DEVICE_OBJECT", address));

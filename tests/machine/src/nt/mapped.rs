@@ -56,6 +56,10 @@ impl Guest for Mapped {
         }
     }
 
+    fn in_call(&self) -> bool {
+        image::in_call()
+    }
+
     fn trace(&self) -> String {
         image::backtrace().to_string()
     }

@@ -10,7 +10,7 @@ use super::dispatcher::{header, kind};
 use super::enter::enter;
 use super::foreign;
 use super::ke::{self, object_type, signal_state};
-use super::types::{Address, BOOLEAN, KTIMER, LARGE_INTEGER};
+use super::types::{Address, BOOLEAN, KDPC, KTIMER, LARGE_INTEGER};
 use super::{Kernel, Trouble};
 use crate::verifier::{Violation, rules};
 
@@ -21,6 +21,8 @@ struct Active {
     number: u64,
     /// The `KDPC`, or 0.
     dpc: Address,
+    /// Its routine.
+    routine: Address,
 }
 
 /// The timers that are set, by address.
@@ -31,9 +33,9 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Address and DPC of the timers that are set.
+    /// Address and DPC routine of the timers that are set.
     pub fn active(&self) -> impl Iterator<Item = (Address, Address)> {
-        self.active.iter().map(|(timer, active)| (*timer, active.dpc))
+        self.active.iter().map(|(timer, active)| (*timer, active.routine))
     }
 }
 
@@ -96,6 +98,7 @@ fn set(kernel: &Kernel, timer: Address, due: i64, period: i32, dpc: Address) -> 
         let text = format!("{timer:#x} is no initialized KTIMER");
         return Err(Violation::new(&rules::BAD_OBJECT, [timer as u64, 0, 0], text).into());
     }
+    let routine = if dpc == 0 { 0 } else { foreign::read::<KDPC>(dpc)?.DeferredRoutine };
     object.Dpc = dpc;
     object.Period = period as u32;
     foreign::write(timer + offset_of!(KTIMER, Dpc), &object.Dpc)?;
@@ -106,7 +109,7 @@ fn set(kernel: &Kernel, timer: Address, due: i64, period: i32, dpc: Address) -> 
         let timers = &mut deferred.timers;
         timers.last += 1;
         let number = timers.last;
-        (timers.active.insert(timer, Active { number, dpc }).is_some(), number)
+        (timers.active.insert(timer, Active { number, dpc, routine }).is_some(), number)
     };
     kernel.bell.ring();
     let processor = cpu::processor();

@@ -97,12 +97,6 @@ pub unsafe fn lookaside(list: Ptr, size: usize) -> i32 {
     unsafe { ExInitializeLookasideListEx(list, 0, 0, NON_PAGED_POOL_NX, 0, size, TAG, 0) }
 }
 
-/// Memory that belongs to neither pool nor image: behind the device object's header.
-pub unsafe fn outside() -> Ptr {
-    // DEVICE_OBJECT.DeviceExtension.
-    unsafe { ((DEVICE_OBJECT.load(SeqCst) + 64) as *const Ptr).read() }
-}
-
 /// Registers a routine with a callback object of the system.
 pub unsafe fn callback() -> Ptr {
     let name: [u16; 20] = core::array::from_fn(|at| u16::from(b"\\Callback\\PowerState"[at]));

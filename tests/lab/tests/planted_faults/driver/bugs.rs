@@ -199,7 +199,8 @@ bugs! {
     };
     Unload DPC_ROUTINE_ACTIVE => {
         // In memory that is neither pool nor of the image.
-        let (timer, dpc) = (black_box(outside()), black_box(outside() + 64));
+        let space = black_box([0u64; 16]);
+        let (timer, dpc) = (space.as_ptr() as Ptr, space.as_ptr() as Ptr + 64);
         KeInitializeDpc(dpc, deferred as *const () as Ptr, 0);
         KeInitializeTimer(timer);
         KeSetTimer(timer, LATER, dpc)
