@@ -59,9 +59,50 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeInitializeSpinLock KeAcquireSpinLockRaiseToDpc KeReleaseSpinLock
         KeAcquireSpinLockAtDpcLevel KeReleaseSpinLockFromDpcLevel
         KeInitializeEvent KeSetEvent KeClearEvent KeResetEvent KeReadStateEvent
-        KeWaitForSingleObject KeDelayExecutionThread KeBugCheckEx
+        KeDelayExecutionThread KeBugCheckEx
         KeQueryInterruptTimePrecise KeQueryUnbiasedInterruptTime
         KeQuerySystemTimePrecise;
+    "ntoskrnl.exe" => dispatcher:
+        KeWaitForSingleObject KeWaitForMultipleObjects KeInitializeMutex
+        KeReleaseMutex KeReadStateMutex KeInitializeSemaphore KeReleaseSemaphore
+        KeReadStateSemaphore;
+    "ntoskrnl.exe" => dpc:
+        KeInitializeDpc KeSetImportanceDpc KeSetTargetProcessorDpc
+        KeSetTargetProcessorDpcEx KeInsertQueueDpc KeRemoveQueueDpc
+        KeFlushQueuedDpcs;
+    "ntoskrnl.exe" => timer:
+        KeInitializeTimer KeInitializeTimerEx KeSetTimer KeSetTimerEx
+        KeSetCoalescableTimer KeCancelTimer KeReadStateTimer;
+    "ntoskrnl.exe" => rwlock:
+        ExAcquireSpinLockShared ExAcquireSpinLockExclusive ExReleaseSpinLockShared
+        ExReleaseSpinLockExclusive ExAcquireSpinLockSharedAtDpcLevel
+        ExAcquireSpinLockExclusiveAtDpcLevel ExReleaseSpinLockSharedFromDpcLevel
+        ExReleaseSpinLockExclusiveFromDpcLevel ExTryConvertSharedSpinLockExclusive;
+    "ntoskrnl.exe" => resource:
+        ExInitializeResourceLite ExDeleteResourceLite ExAcquireResourceExclusiveLite
+        ExAcquireResourceSharedLite ExReleaseResourceLite ExInitializePushLock
+        ExAcquirePushLockExclusiveEx ExAcquirePushLockSharedEx
+        ExReleasePushLockExclusiveEx ExReleasePushLockSharedEx;
+    "ntoskrnl.exe" => lookaside:
+        ExInitializeLookasideListEx ExDeleteLookasideListEx ExFlushLookasideListEx
+        ExAllocateFromLookasideListEx ExFreeToLookasideListEx
+        ExInitializeNPagedLookasideList ExDeleteNPagedLookasideList
+        ExInitializePagedLookasideList ExDeletePagedLookasideList;
+    "ntoskrnl.exe" => slist:
+        InitializeSListHead ExpInterlockedPopEntrySList ExpInterlockedPushEntrySList
+        ExpInterlockedFlushSList ExQueryDepthSList;
+    "ntoskrnl.exe" => avl:
+        RtlInitializeGenericTableAvl RtlInsertElementGenericTableAvl
+        RtlInsertElementGenericTableFullAvl RtlLookupElementGenericTableAvl
+        RtlLookupElementGenericTableFullAvl RtlDeleteElementGenericTableAvl
+        RtlNumberGenericTableElementsAvl RtlIsGenericTableEmptyAvl
+        RtlGetElementGenericTableAvl RtlEnumerateGenericTableAvl
+        RtlEnumerateGenericTableWithoutSplayingAvl;
+    "ntoskrnl.exe" => callbacks:
+        ExCreateCallback ExRegisterCallback ExUnregisterCallback ExNotifyCallback;
+    "ntoskrnl.exe" => security:
+        RtlLengthSid RtlValidSid RtlCreateAcl RtlAddAccessAllowedAce
+        RtlCreateSecurityDescriptor RtlSetDaclSecurityDescriptor;
     "ntoskrnl.exe" => affinity:
         KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
         KeRevertToUserGroupAffinityThread
@@ -70,8 +111,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeQueryGroupAffinity KeQueryMaximumGroupCount KeQueryActiveGroupCount
         KeRegisterProcessorChangeCallback KeDeregisterProcessorChangeCallback;
     "ntoskrnl.exe" => ob:
-        ObReferenceObjectByHandle ObfReferenceObject ObfDereferenceObject KeSetPriorityThread
-        KeSetBasePriorityThread;
+        ObReferenceObjectByHandle ObOpenObjectByPointer ObfReferenceObject
+        ObfDereferenceObject KeSetPriorityThread KeSetBasePriorityThread;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
@@ -155,7 +196,11 @@ macro_rules! every_export { ($table:ident) => { $table! {
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm:
         MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
-        MmBuildMdlForNonPagedPool;
+        MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages;
+    "ntoskrnl.exe" => seh:
+        __C_specific_handler _local_unwind RtlUnwind RtlUnwindEx ExRaiseStatus
+        RtlRaiseStatus ExRaiseAccessViolation ExRaiseDatatypeMisalignment
+        ProbeForRead ProbeForWrite;
     "ndis.sys" => ndis:
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
         NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
@@ -261,6 +306,8 @@ fn irql_rule(name: &str) -> &'static Rule {
         "KeSetEvent" => &rules::SET_EVENT_IRQL,
         "MmMapLockedPagesSpecifyCache" => &rules::MAP_MDL_IRQL,
         "MmUnmapLockedPages" => &rules::UNMAP_MDL_IRQL,
+        "MmProbeAndLockPages" => &rules::PROBE_MDL_IRQL,
+        "MmUnlockPages" => &rules::UNLOCK_MDL_IRQL,
         _ if name.starts_with("Zw") => &rules::ZW_IRQL,
         _ => &rules::API_IRQL,
     }

@@ -17,7 +17,7 @@ pub use checkout::{checkout, profile_directory, root, state, state_of, target_di
 pub use driver::{DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint};
 pub use index::windivert;
 pub use packages::{DEBIAN_PYTHON, Need, ensure};
-pub use single::compile;
+pub use single::{compile, compile_c};
 pub use toolchain::Toolchain;
 
 use std::process::Command;

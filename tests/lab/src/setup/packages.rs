@@ -33,6 +33,8 @@ impl Need {
     pub const CHROMIUM: Self = Self::Program("chromium", "chromium");
     /// `g++`, which compiles libFuzzer.
     pub const CXX: Self = Self::Program("g++", "g++");
+    /// `clang-19`, which compiles drivers in C with structured exception handling.
+    pub const CLANG: Self = Self::Program("clang-19", "clang-19");
     /// `openssl`, which makes the test certificate.
     pub const OPENSSL: Self = Self::Program("openssl", "openssl");
     /// `osslsigncode`, which signs for Windows.

@@ -9,6 +9,8 @@ mod objects;
 mod puppet;
 mod queues;
 mod requests;
+mod scopes;
+mod seh;
 mod several;
 mod several_kmdf;
 mod wdm;

@@ -175,6 +175,22 @@ fn each_bug_stops_the_machine_with_its_rule() {
 }
 
 #[test]
+fn a_programs_buffer_is_used_in_its_process_and_by_its_mdl() {
+    let machine = start(&[]);
+    let file = open(&machine);
+    let request = file.control(code(0x90A, 3), &[1; 16], &[]).unwrap();
+    let stop = request.cancel().unwrap_err();
+    assert!(text(&stop).contains("USER_BUFFER_CONTEXT"), "{}", text(&stop));
+    assert!(text(&stop).contains("wdm::late"), "{}", text(&stop));
+    for method in [1, 2] {
+        let machine = start(&[]);
+        let file = open(&machine);
+        let stop = file.control(code(0x90B, method), &[1; 16], &[0; 16]).unwrap_err();
+        assert!(text(&stop).contains("USER_BUFFER_DIRECT"), "{}", text(&stop));
+    }
+}
+
+#[test]
 fn a_missing_import_refuses_the_load_unless_it_may_be_reported_at_its_call() {
     let mut machine = Machine::new("wdm", Options::default());
     let error = machine.start(&driver("wdm.rs", &[])).expect_err("an import is missing");

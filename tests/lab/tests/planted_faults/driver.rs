@@ -35,6 +35,8 @@ const PASSIVE: u8 = 0;
 const DISPATCH: u8 = 2;
 /// A device IRQL.
 const DEVICE: u8 = 5;
+/// 100 s from now, in 100 ns units.
+const LATER: i64 = -1_000_000_000;
 /// An unmapped kernel address.
 const NOWHERE: Ptr = 0xFFFF_F800_1234_5000;
 
@@ -55,6 +57,10 @@ impl<const N: usize> Memory<N> {
 }
 
 static DATA: Memory<64> = Memory::new();
+static SHARED: Memory<1> = Memory::new();
+/// For one object at a time.
+static OBJECT: Memory<32> = Memory::new();
+static OWN_MDL: Memory<8> = Memory::new();
 static READ_ONLY: u64 = 0x5265_6164_4F6E_6C79;
 static LOCK: Memory<1> = Memory::new();
 static OTHER_LOCK: Memory<1> = Memory::new();

@@ -28,6 +28,8 @@ const ELSEWHERE: [(&[&Rule], &str); 3] = [
             &rules::IRP_MARKED_PENDING,
             &rules::IRP_NOT_COMPLETED,
             &rules::IRP_INFORMATION,
+            &rules::USER_BUFFER_CONTEXT,
+            &rules::USER_BUFFER_DIRECT,
         ],
         include_str!("../foreign/wdm.rs"),
     ),
@@ -94,6 +96,7 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
     let entries: Vec<_> = outcome.stack.iter().map(|(what, _)| *what).collect();
     let expected = [
         "BFE callback",
+        "DPC routine",
         "DriverEntry",
         "DriverUnload",
         "classifyFn",

@@ -52,6 +52,10 @@ pub(super) struct Connection {
     pub disconnect: bool,
     /// Received bytes that a callout has deferred.
     pub deferred: Option<Vec<u8>>,
+    /// Received bytes that a callout will see with so many more.
+    pub waiting: Option<(Vec<u8>, usize)>,
+    /// Bytes to send that a callout wants to see at once.
+    pub send_least: usize,
 }
 
 impl Connection {
@@ -85,6 +89,8 @@ impl Connection {
             injected: Vec::new(),
             disconnect: false,
             deferred: None,
+            waiting: None,
+            send_least: 0,
         }
     }
 

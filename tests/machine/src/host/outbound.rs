@@ -3,7 +3,7 @@
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::scene::{Direction, Scene};
-use super::segment::stream_flag;
+use super::segment::{stream_flag, take_ask};
 use super::{Host, Pair};
 use crate::wfp::FlowHandle;
 use crate::wire::{Parsed, TcpFlags, Transport};
@@ -69,6 +69,12 @@ impl Host {
         if chunk.is_empty() && !connection.session.close {
             return false;
         }
+        // A callout wants to see more at once. The end of the stream, and a full chunk,
+        // do not wait.
+        let is_whole = chunk.len() >= connection.send_least.min(CHUNK) || connection.session.close;
+        if !chunk.is_empty() && !is_whole {
+            return false;
+        }
         if !self.still_authorized(pair, None) {
             return true;
         }
@@ -87,6 +93,15 @@ impl Host {
         let mut scene = connection.scene(None);
         scene.stream = Some((&chunk, flags | stream_flag::SEND));
         let passed = self.gate.pass(record, Layer::Stream, &scene);
+        let ask = take_ask(&self.gate, connection.flow);
+        let ends = chunk.len() == CHUNK || connection.session.close;
+        if let Some(needs) = ask.needs.filter(|_| !ends) {
+            connection.send_least = chunk.len() + needs.max(1) as usize;
+            return true;
+        }
+        connection.send_least = 0;
+        let decided = ask.enforced.map_or(chunk.len(), |enforced| chunk.len().min(enforced as usize));
+        let chunk = &chunk[..decided];
         let socket = self.stack.socket(connection.handle);
         if chunk.is_empty() {
             connection.close_sent = true;
@@ -94,7 +109,7 @@ impl Host {
         } else {
             // The buffer is empty and larger than a chunk. Bytes that it does not
             // accept stay pending.
-            let taken = if passed { socket.send_slice(&chunk).unwrap_or(0) } else { chunk.len() };
+            let taken = if passed { socket.send_slice(chunk).unwrap_or(0) } else { chunk.len() };
             connection.session.advance(taken);
         }
         true

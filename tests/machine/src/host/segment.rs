@@ -13,7 +13,7 @@ use super::open_points::{ListenerReason, reason};
 use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
 use super::{Host, Pair};
-use crate::wfp::FlowHandle;
+use crate::wfp::{FlowHandle, StreamAsk};
 use crate::wire::{Parsed, Tcp, TcpFlags};
 
 /// `FWPS_STREAM_FLAG_*` (`fwpsk.h`).
@@ -266,7 +266,16 @@ impl Host {
             // buffer until its window is full.
             return false;
         }
-        let bytes = take(self.stack.socket(connection.handle));
+        let mut bytes = take(self.stack.socket(connection.handle));
+        if let Some((mut before, least)) = connection.waiting.take() {
+            let ends = flags != 0;
+            before.append(&mut bytes);
+            if before.len() < least && !ends {
+                connection.waiting = Some((before, least));
+                return false;
+            }
+            bytes = before;
+        }
         if bytes.is_empty() && (flags == 0 || !connection.established) {
             let is_fin = parsed.has_flags(TcpFlags::FIN, TcpFlags::default());
             if !parsed.payload().is_empty() || is_fin {
@@ -277,24 +286,62 @@ impl Host {
         if parsed.has_flags(TcpFlags::PSH, TcpFlags::default()) {
             flags |= stream_flag::RECEIVE_PUSH;
         }
-        let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..scene };
-        let passed = self.gate.pass(record, Layer::Stream, &scene);
-        if is_deferred(&self.gate, connection.flow) {
-            connection.peer_closed &= !closed_now;
-            connection.deferred = Some(bytes);
+        let has_bytes = !bytes.is_empty();
+        let indication = Received { record, bytes, flags, closed_now };
+        if !indicate(&mut self.gate, connection, &scene, indication) {
             return true;
         }
-        if passed {
-            connection.session.data(&bytes);
-        }
-        if closed_now {
-            connection.session.peer_closed();
-        }
-        if just_established && !bytes.is_empty() && !closed_now {
+        if just_established && has_bytes && !closed_now {
             self.gate.log.rename(record, Event::AckInWithData);
         }
-        !bytes.is_empty()
+        has_bytes
     }
+}
+
+/// Received data, to be indicated.
+struct Received {
+    record: RecordId,
+    bytes: Vec<u8>,
+    /// `FWPS_STREAM_FLAG_*`, without the direction.
+    flags: u32,
+    /// Whether the peer has closed the stream behind them.
+    closed_now: bool,
+}
+
+/// Indicates received data at STREAM, and passes them to the application. Callouts may
+/// decide about the first bytes only; then the others are indicated again. Returns
+/// `false` if data wait for a callout.
+fn indicate(gate: &mut Gate, connection: &mut Connection, scene: &Scene<'_>, received: Received) -> bool {
+    let Received { record, mut bytes, flags, closed_now } = received;
+    loop {
+        let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..*scene };
+        let passed = gate.pass(record, Layer::Stream, &scene);
+        let ask = take_ask(gate, connection.flow);
+        if ask.deferred {
+            connection.peer_closed &= !closed_now;
+            connection.deferred = Some(bytes);
+            return false;
+        }
+        // Behind the end of the stream, nothing more comes.
+        if let Some(needs) = ask.needs.filter(|_| !closed_now) {
+            let least = bytes.len() + needs.max(1) as usize;
+            connection.waiting = Some((bytes, least));
+            return false;
+        }
+        let decided = ask.enforced.map_or(bytes.len(), |enforced| bytes.len().min(enforced as usize));
+        if passed {
+            connection.session.data(&bytes[..decided]);
+        }
+        bytes.drain(..decided);
+        if bytes.is_empty() {
+            break;
+        }
+    }
+    if closed_now {
+        connection.peer_closed = true;
+        connection.session.peer_closed();
+    }
+    true
 }
 
 impl Host {
@@ -309,26 +356,15 @@ impl Host {
         let closed_now = !connection.peer_closed && has_peer_closed(self.stack.state(connection.handle));
         let end = if closed_now { stream_flag::RECEIVE_DISCONNECT } else { 0 };
         let record = self.gate.open(connection.ends, Event::DataReceived);
-        let stream = Some((&bytes[..], stream_flag::RECEIVE | end));
-        let scene = Scene { stream, ..connection.scene(None) };
-        let passed = self.gate.pass(record, Layer::Stream, &scene);
-        if is_deferred(&self.gate, flow) {
-            connection.deferred = Some(bytes);
-            return;
-        }
-        if passed {
-            connection.session.data(&bytes);
-        }
-        if closed_now {
-            connection.peer_closed = true;
-            connection.session.peer_closed();
-        }
+        let scene = connection.scene(None);
+        let _all =
+            indicate(&mut self.gate, connection, &scene, Received { record, bytes, flags: end, closed_now });
     }
 }
 
-/// Whether a callout has deferred the stream that it has just seen.
-fn is_deferred(gate: &Gate, flow: FlowHandle) -> bool {
-    gate.filter.demands().is_some_and(|demands| demands.take_deferred(flow))
+/// What callouts ask of the stream data that they have just seen.
+pub(super) fn take_ask(gate: &Gate, flow: FlowHandle) -> StreamAsk {
+    gate.filter.demands().map_or_else(StreamAsk::default, |demands| demands.take_stream_ask(flow))
 }
 
 fn is_synchronized(state: tcp::State) -> bool {

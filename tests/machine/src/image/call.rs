@@ -47,11 +47,15 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
     for (register, &argument) in registers.iter_mut().zip(args) {
         *register = argument;
     }
+    let (floor, handling) = (control.floor.get(), control.handling.depth());
     control.shared.calls.fetch_add(1, Ordering::Relaxed);
     control.shared.depth.fetch_add(1, Ordering::Relaxed);
     // SAFETY: `rsp` is aligned and has room below; the caller vouches for `entry`.
     let value = unsafe { enter(control, entry, &registers, rsp) };
     control.shared.depth.fetch_sub(1, Ordering::Relaxed);
+    // An escape leaves handlers in progress.
+    control.floor.set(floor);
+    control.handling.set_depth(handling);
     match control.stop.take() {
         Some(stop) => Err(stop),
         None => Ok(value),
@@ -190,7 +194,7 @@ unsafe extern "sysv64" fn enter(
 /// # Safety
 /// The thread is inside an `enter` with this `control`.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn leave(control: &Control, value: u64) -> ! {
+pub(super) unsafe extern "sysv64" fn leave(control: &Control, value: u64) -> ! {
     naked_asm!(
         "mov byte ptr [rdi + {selector}], {allowed}",
         "mov rax, rsi",

@@ -14,8 +14,10 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 use super::call::escape;
 use super::dispatch::{self, ALLOWED, BLOCKED, SystemCall};
 use super::report::{Access, FaultKind, FaultReport, Stop};
+use super::seh::Registers;
 use super::stack::Control;
-use super::{emulate, places, step, stepping};
+use super::thunk::Preserved;
+use super::{emulate, places, seh, step, stepping, thunk};
 
 const SIGNALS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
@@ -57,8 +59,13 @@ pub(super) struct RawFault {
     signal: c_int,
     address: u64,
     registers: [i64; 23],
+    vector: [u128; 16],
+    mxcsr: u32,
     /// The system call that the driver made, for SIGSYS.
     call: Option<SystemCall>,
+    /// The driver's registers, if an export body faulted. What continues the thread
+    /// overwrites them on the host's stack.
+    pub(super) preserved: Option<Preserved>,
 }
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -79,7 +86,8 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
     let information = unsafe { &*info };
     let code = information.si_code;
     // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
-    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let machine = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    let registers = &mut machine.gregs;
     // A trap after a system call of an export body has another signal code.
     let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
     if stepped && (step::record(registers) || stepping::step(registers)) {
@@ -111,7 +119,16 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
                 registers[libc::REG_RIP as usize] -= 2;
             }
             control.reporting.set(true);
-            control.fault.set(Some(RawFault { signal, address, registers: *registers, call }));
+            // SAFETY: a signal handler for the thread has its floating-point state.
+            let float = unsafe { &*machine.fpregs };
+            let vector = float._xmm.map(|register| {
+                let halves = register.element.map(u128::from);
+                halves[0] | halves[1] << 32 | halves[2] << 64 | halves[3] << 96
+            });
+            let preserved = if on_kernel_stack { None } else { thunk::preserved(control) };
+            let mxcsr = float.mxcsr;
+            let raw = RawFault { signal, address, registers: *registers, vector, mxcsr, call, preserved };
+            control.fault.set(Some(raw));
             // Continue as if `enter` had called `on_fault`. The frames below are
             // abandoned.
             registers[libc::REG_RSP as usize] = control.host_rsp.get() as i64 - 8;
@@ -127,9 +144,17 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
     }
 }
 
-/// Makes the report and abandons the call.
-extern "sysv64" fn on_fault(control: &Control) -> ! {
+/// Looks for a handler of the driver. Without one, makes the report and abandons the
+/// call.
+extern "sysv64" fn on_fault(control: &'static Control) -> ! {
     let raw = control.fault.take().expect("the handler recorded the fault");
+    control.reporting.set(false);
+    if let Some(raised) = seh::raised_by(control, &raw)
+        && let Err(stop) = seh::dispatch_fault(control, &raw, &raised)
+    {
+        escape(stop)
+    }
+    control.reporting.set(true);
     let report = Box::new(FaultReport::new(control, &raw));
     control.reporting.set(false);
     escape(Stop::Fault(report))
@@ -176,6 +201,11 @@ impl RawFault {
 
     pub fn rbp(&self) -> u64 {
         self.registers[libc::REG_RBP as usize] as u64
+    }
+
+    /// All registers.
+    pub fn registers(&self) -> Registers {
+        Registers::of_signal(&self.registers, &self.vector, self.mxcsr)
     }
 
     /// The kind of fault, the address accessed, and the driver's instruction.

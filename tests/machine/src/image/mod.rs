@@ -13,6 +13,7 @@
 //! | `dispatch` | catches system calls of driver code |
 //! | `provided` | files that are given as bytes |
 //! | `arena` | the addresses of all code, for a process that may map no other |
+//! | `seh` | exceptions that the driver's own handlers take |
 //! | `running` | which threads are in driver code |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
 //! | `emulate` | the IRQL in cr8, the processor's block behind gs, the page that is shared with programs |
@@ -44,6 +45,7 @@ mod provided;
 mod registers;
 mod report;
 mod running;
+mod seh;
 mod stack;
 mod step;
 mod stepping;
@@ -73,6 +75,7 @@ pub use provided::provide;
 pub(crate) use registers::{restore_registers, save_registers};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use running::{Running, running};
+pub use seh::{Fault, Raised, Raises, c_specific_handler, raise, register_raises, unwind_to};
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use stepping::stepping;

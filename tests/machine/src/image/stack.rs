@@ -14,10 +14,11 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::fault::{AlternateStack, RawFault};
 use super::report::Stop;
+use super::seh::Handling;
 use super::{dispatch, running};
 
 /// What Windows gives a kernel thread on x64 ("Using the Kernel Stack",
@@ -69,6 +70,10 @@ pub(super) struct Control {
     pub reporting: Cell<bool>,
     /// Processor and IRQL, for measured code.
     pub here: [Cell<u32>; 2],
+    /// Where memory of handlers ends below which calls begin; 0 if there is none.
+    pub floor: Cell<u64>,
+    /// Handlers of exceptions in progress.
+    pub handling: Handling,
 }
 
 impl Control {
@@ -112,10 +117,14 @@ impl Control {
 
     /// Address where the next call's frames begin, 16-byte aligned.
     pub fn next_frame(&self) -> u64 {
-        match self.kernel_rsp.get() {
-            0 => self.stack().end - HEADROOM,
-            frame => frame & !15,
-        }
+        let used = [self.kernel_rsp.get(), self.floor.get()];
+        let lowest = used.into_iter().filter(|address| *address != 0).min();
+        lowest.map_or(self.stack().end - HEADROOM, |address| address & !15)
+    }
+
+    /// The number of calls of the driver in progress.
+    pub fn depth(&self) -> u32 {
+        self.shared.depth.load(Ordering::Relaxed)
     }
 
     /// Whether a call whose arguments end at `rsp` has room to run.
@@ -216,6 +225,8 @@ fn create() {
         fault: Cell::new(None),
         reporting: Cell::new(false),
         here: [const { Cell::new(0) }; 2],
+        floor: Cell::new(0),
+        handling: Handling::default(),
     };
     // SAFETY: the control page is writable, aligned and larger than `Control`.
     unsafe { control.write(fresh) };

@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::dispatch::{ALLOWED, BLOCKED};
+use super::seh::Registers;
 use super::stack::{BLOCK, Control};
 
 /// Most arguments of a function that [`super::call`] calls or [`bind`] binds,
@@ -118,7 +119,7 @@ pub(super) fn name_of_body(body: u64, first: Option<u64>) -> Option<String> {
 pub(super) fn is_gate(address: u64) -> bool {
     // The gate's code is shorter than this. The code after it never runs on a
     // kernel stack.
-    const LENGTH: u64 = 192;
+    const LENGTH: u64 = 320;
     address.checked_sub(gate as *const () as u64).is_some_and(|offset| offset < LENGTH)
 }
 
@@ -139,6 +140,7 @@ pub(super) struct ImportFrame {
     pub return_address: u64,
     pub rsp: u64,
     pub rbp: u64,
+    pub rbx: u64,
 }
 
 impl ImportFrame {
@@ -148,6 +150,7 @@ impl ImportFrame {
         Some(Self {
             outer: control.word(address)?,
             body: control.word(address + 8)?,
+            rbx: control.word(address + 16)?,
             rbp: control.word(address + 24)?,
             return_address: control.word(address + 32)?,
             rsp: address + 40,
@@ -159,6 +162,44 @@ impl ImportFrame {
         // The gate has stored the register arguments in the home space.
         name_of_body(self.body, control.word(self.rsp))
     }
+}
+
+/// The driver's registers that an export preserves, besides rbx and rbp. The gate
+/// stores them at the top of the host's stack, because a body that does not return
+/// restores nothing.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Preserved {
+    /// xmm6 to xmm15.
+    vector: [u128; 10],
+    /// rdi, rsi, r12 to r15.
+    general: [u64; 6],
+}
+
+const PRESERVED: usize = size_of::<Preserved>();
+
+impl Preserved {
+    /// Puts them to the other registers.
+    pub fn restore(&self, registers: &mut Registers) {
+        registers.vector[6..].copy_from_slice(&self.vector);
+        // By their numbers in unwind codes.
+        for (number, value) in [7, 6, 12, 13, 14, 15].into_iter().zip(self.general) {
+            registers.general[number] = value;
+        }
+    }
+}
+
+/// What the gate stored for the export body that runs. `None` if none runs.
+pub(super) fn preserved(control: &Control) -> Option<Preserved> {
+    let top = control.host_rsp.get();
+    if top == 0 || control.kernel_rsp.get() == 0 {
+        return None;
+    }
+    let place = std::ptr::with_exposed_provenance::<Preserved>(top as usize - PRESERVED);
+    // SAFETY: while a body runs, the gate's words are at the top of the host's stack,
+    // which is aligned to 16 bytes. Otherwise they are other words of that stack, whose
+    // values are not used.
+    Some(unsafe { place.read() })
 }
 
 const THUNK: usize = 32;
@@ -274,6 +315,23 @@ unsafe extern "win64" fn gate() {
         "push qword ptr [rbx + {kernel_rsp}]",
         "mov [rbx + {kernel_rsp}], rsp",
         "mov rsp, [rbx + {host_rsp}]",
+        "sub rsp, {preserved}",
+        "movaps [rsp], xmm6",
+        "movaps [rsp + 16], xmm7",
+        "movaps [rsp + 32], xmm8",
+        "movaps [rsp + 48], xmm9",
+        "movaps [rsp + 64], xmm10",
+        "movaps [rsp + 80], xmm11",
+        "movaps [rsp + 96], xmm12",
+        "movaps [rsp + 112], xmm13",
+        "movaps [rsp + 128], xmm14",
+        "movaps [rsp + 144], xmm15",
+        "mov [rsp + 160], rdi",
+        "mov [rsp + 168], rsi",
+        "mov [rsp + 176], r12",
+        "mov [rsp + 184], r13",
+        "mov [rsp + 192], r14",
+        "mov [rsp + 200], r15",
         // An even number of words keeps the stack aligned.
         "lea rax, [r10 * 8 + 8]",
         "and rax, -16",
@@ -311,5 +369,6 @@ unsafe extern "win64" fn gate() {
         allowed = const ALLOWED,
         blocked = const BLOCKED,
         block = const -(BLOCK as isize),
+        preserved = const PRESERVED,
     )
 }

@@ -47,13 +47,17 @@ impl Kernel {
         }
     }
 
-    /// The value of an export's body. Reports a breach, and returns `otherwise` if
-    /// the breach is tolerated.
+    /// The value of an export's body. A bad pointer raises an exception where it does on
+    /// Windows. Reports a breach, and returns `otherwise` if the breach is tolerated.
     pub(crate) fn settle<T: Copy>(&self, outcome: Result<T, impl Into<Trouble>>, otherwise: T) -> T {
-        let violation = match outcome {
+        let trouble = match outcome {
             Ok(value) => return value,
-            Err(trouble) => self.breach(trouble.into()),
+            Err(trouble) => trouble.into(),
         };
+        if let Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) = trouble {
+            self.raise_bad_pointer(bad);
+        }
+        let violation = self.breach(trouble);
         self.violate(violation);
         otherwise
     }
@@ -102,9 +106,10 @@ impl Kernel {
         self.guest().escape(stop)
     }
 
-    /// Leaves the driver's call if the machine has stopped.
+    /// Leaves the driver's call if the machine has stopped. Has no effect on a thread of
+    /// the system's own, such as one that waits for a timer.
     pub(crate) fn leave_if_stopped(&self) {
-        if let Some(stop) = self.stopped() {
+        if let Some(stop) = self.stopped().filter(|_| self.guest().in_call()) {
             self.guest().escape(stop.clone());
         }
     }

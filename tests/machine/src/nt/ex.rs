@@ -11,6 +11,7 @@ use super::locks::Kind;
 use super::pool::{PoolTag, Wanted};
 use super::types::{Address, BOOLEAN, FAST_MUTEX};
 use super::{Kernel, ke};
+use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
 /// `POOL_FLAGS` (`wdm.h`).
@@ -32,7 +33,7 @@ mod pool_flag {
 pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
     // Paged and nonpaged pool have different ceilings, which `allocate` checks.
     let kernel = enter!(ExAllocatePool2, Irql::HIGH);
-    kernel.settle(allocate(&kernel, Flags, NumberOfBytes, Tag), 0)
+    allocate_or_raise(&kernel, Flags, NumberOfBytes, Tag)
 }
 
 /// `POOL_TYPE` (`wdm.h`).
@@ -60,7 +61,18 @@ pub extern "win64" fn ExAllocatePoolWithTag(PoolType: i32, NumberOfBytes: usize,
         | pool_flag::UNINITIALIZED
         | when(pool_type::CACHE_ALIGNED, pool_flag::CACHE_ALIGNED)
         | when(pool_type::RAISE, pool_flag::RAISE_ON_FAILURE);
-    kernel.settle(allocate(&kernel, flags, NumberOfBytes, Tag), 0)
+    allocate_or_raise(&kernel, flags, NumberOfBytes, Tag)
+}
+
+/// Allocates. A failure raises an exception if the flags ask for one.
+fn allocate_or_raise(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Address {
+    let address = kernel.settle(allocate(kernel, flags, size, tag).map(Some), None);
+    if address == Some(0) && flags & pool_flag::RAISE_ON_FAILURE != 0 {
+        kernel.raise(Status::INSUFFICIENT_RESOURCES, &[]);
+        let text = format!("{size} bytes, tag {}, at {}", PoolTag(tag), cpu::irql());
+        kernel.violate(Violation::new(&rules::POOL_RAISE, [0; 3], text));
+    }
+    address.unwrap_or(0)
 }
 
 fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Address, Violation> {
@@ -101,9 +113,6 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
         cache_aligned: flags & pool_flag::CACHE_ALIGNED != 0,
         origin: kernel.origin(),
     });
-    if address == 0 && flags & pool_flag::RAISE_ON_FAILURE != 0 {
-        return refuse(&rules::POOL_RAISE, [0, 0, 0], text());
-    }
     Ok(address)
 }
 
@@ -122,9 +131,13 @@ pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
 fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     let stack = kernel.guest().frames();
     let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
-    kernel.locks().forget(address..address + size);
-    kernel.spin_locks.forget(address..address + size);
-    Ok(())
+    let memory = address..address + size;
+    kernel.locks().forget(memory.clone());
+    kernel.spin_locks.forget(memory.clone());
+    kernel.forget_tables(memory.clone());
+    kernel.check_deferred(memory.clone())?;
+    kernel.check_lookasides(memory.clone())?;
+    kernel.check_resources(memory)
 }
 
 /// Set in an `EX_RUNDOWN_REF` when a thread starts to wait for the release. The
@@ -198,7 +211,7 @@ fn mutex_irql<'a>(mutex: Address) -> &'a AtomicI32 {
 }
 
 /// A value that identifies this thread.
-fn this_thread() -> usize {
+pub(super) fn this_thread() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| std::ptr::from_ref(mark) as usize)
 }

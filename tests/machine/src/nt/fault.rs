@@ -4,6 +4,7 @@ use super::Kernel;
 use super::cpu::Irql;
 use super::foreign::BadPointer;
 use super::guest::{Cause, Exception};
+use super::irp::Misused;
 use super::pool::Where;
 use super::types::Address;
 use crate::image::{self, Residence};
@@ -45,6 +46,18 @@ impl Kernel {
     fn access_rule(&self, address: u64, access: u64, irql: Irql) -> (&'static Rule, String) {
         let place = image::residence(address);
         let packets = || self.packets().describe(address as Address);
+        match self.misused(address as Address) {
+            Some(Misused::OtherProcess) => {
+                return (
+                    &rules::USER_BUFFER_CONTEXT,
+                    "a program's buffer, outside of its process".to_owned(),
+                );
+            }
+            Some(Misused::Direct) => {
+                return (&rules::USER_BUFFER_DIRECT, "the buffer is described by IRP.MdlAddress".to_owned());
+            }
+            None => {}
+        }
         match self.pool().describe(address as Address).or_else(packets) {
             _ if place == Some(Residence::Unloaded) => (&rules::UNLOADED_CODE, image::describe(address)),
             Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use super::types::Address;
-use crate::image::{restore_registers, save_registers};
+use crate::image::{Raised, restore_registers, save_registers};
 
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
@@ -108,6 +108,28 @@ pub trait Guest: Send + Sync {
     /// `Err`. No frame of the abandoned call may own anything with a destructor.
     fn escape(&self, stop: Stop) -> !;
 
+    /// Searches a handler of the driver for an exception in the running export. Returns
+    /// if there is none; the frames of the export are abandoned otherwise.
+    fn raise(&self, raised: &Raised) {
+        let _ = raised;
+    }
+
+    /// What `__C_specific_handler` does with its arguments. `None` if no handler is being
+    /// called. It does not return if a block of the driver takes the exception.
+    fn c_specific_handler(&self, arguments: [u64; 4]) -> Option<u32> {
+        let _ = arguments;
+        None
+    }
+
+    /// Unwinds from the running export to a frame of the driver, and continues at `ip`
+    /// with `value` in rax. Returns if there is no such frame.
+    fn unwind_to(&self, frame: u64, ip: u64, value: u64) {
+        let _ = (frame, ip, value);
+    }
+
+    /// Whether this thread is in a [`call`](Self::call).
+    fn in_call(&self) -> bool;
+
     /// The frames of the driver and of the exports on this thread, in words. Empty if
     /// unknown.
     fn trace(&self) -> String {
@@ -200,6 +222,10 @@ impl Guest for Direct {
             None => Ok(value),
             Some(stop) => Err(stop),
         }
+    }
+
+    fn in_call(&self) -> bool {
+        SAVED.get() != 0
     }
 
     fn escape(&self, stop: Stop) -> ! {

@@ -121,6 +121,14 @@ fn is_unused(kernel: &Kernel, device: Address) -> Result<(), Violation> {
 
 pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
     let driver = kernel.device_driver(address);
+    let memory =
+        kernel.objects().devices.get(&address).map(|device| device.memory.start()..device.memory.end());
+    if let Some(memory) = memory {
+        // The extension goes with the object.
+        kernel.check_deferred(memory.clone())?;
+        kernel.check_lookasides(memory.clone())?;
+        kernel.check_resources(memory)?;
+    }
     if !kernel.objects().delete_device(address) {
         return Err(no_such_object("DEVICE_OBJECT", address));
     }

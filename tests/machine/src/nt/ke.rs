@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use super::clock::units;
 use super::cpu::{self, Backoff, Irql};
+use super::dispatcher::header;
 use super::enter::enter;
 use super::foreign;
 use super::guest::Stop;
@@ -15,17 +16,13 @@ use super::initialized;
 use super::locks::Kind;
 use super::sleepers::is_drivers_own;
 use super::types::{
-    Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
+    Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, NTSTATUS, PROCESSOR_NUMBER,
 };
 use super::{Kernel, status};
 use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
-/// `NotificationEvent` (`wdm.h`).
-const NOTIFICATION_EVENT: u8 = 0;
-/// `SynchronizationEvent` (`wdm.h`): the `Type` of its dispatcher header.
-const SYNCHRONIZATION_EVENT: u8 = 1;
 /// `ALL_PROCESSOR_GROUPS` (`ntdef.h`).
 const ALL_PROCESSOR_GROUPS: u16 = 0xFFFF;
 
@@ -174,17 +171,18 @@ pub(super) fn is_owned(address: Address) -> bool {
     lock_word(address).load(Ordering::Relaxed) == owner()
 }
 
-fn signal_state<'a>(event: Address) -> &'a AtomicI32 {
+pub(super) fn signal_state<'a>(event: Address) -> &'a AtomicI32 {
     let at = event + offset_of!(DISPATCHER_HEADER, SignalState);
     // SAFETY: `SignalState` is an aligned 32-bit word in driver memory. Processors
     // share it only by atomic operations. A bad pointer faults, as above.
     unsafe { AtomicI32::from_ptr(at as *mut i32) }
 }
 
-fn event_type(event: Address) -> u8 {
+/// The type of a dispatcher object (`KOBJECTS`).
+pub(super) fn object_type(object: Address) -> u8 {
     // SAFETY: the first byte of a dispatcher header. A bad pointer faults, as
     // above.
-    unsafe { (event as *const u8).read_volatile() }
+    unsafe { (object as *const u8).read_volatile() }
 }
 
 /// Whether `KeInitializeEvent` has made the event: the list of its waiters, which the lab
@@ -222,17 +220,7 @@ pub(super) fn instead_of_wait(export: &str) -> Result<(), Violation> {
 pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEAN) {
     let kernel = enter!(KeInitializeEvent);
     kernel.settle(kernel.resident(Event), ());
-    let list = Event + offset_of!(DISPATCHER_HEADER, WaitListHead);
-    let event = KEVENT {
-        Header: DISPATCHER_HEADER {
-            Type: Type as u8,
-            // In 32-bit words, as for every dispatcher object.
-            Size: (size_of::<KEVENT>() / 4) as u8,
-            SignalState: (State != 0).into(),
-            WaitListHead: LIST_ENTRY { Flink: list, Blink: list },
-            ..DISPATCHER_HEADER::zeroed()
-        },
-    };
+    let event = KEVENT { Header: header(Event, Type as u8, size_of::<KEVENT>(), (State != 0).into()) };
     let written = foreign::write(Event, &event);
     kernel.settle(written, ());
 }
@@ -270,49 +258,6 @@ pub extern "win64" fn KeReadStateEvent(Event: Address) -> i32 {
     let kernel = enter!(KeReadStateEvent);
     kernel.settle(initialized(Event), ());
     signal_state(Event).load(Ordering::Acquire)
-}
-
-/// `KeWaitForSingleObject` on an event. A zero timeout only tests the event, which
-/// is permitted at DISPATCH_LEVEL.
-pub extern "win64" fn KeWaitForSingleObject(
-    Object: Address,
-    WaitReason: i32,
-    WaitMode: i8,
-    Alertable: BOOLEAN,
-    Timeout: Address,
-) -> NTSTATUS {
-    // The ceiling depends on the timeout, so `may_wait` checks it.
-    let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
-    // No thread is ever alerted.
-    let _ = (WaitReason, WaitMode, Alertable);
-    let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
-    kernel.settle(may_wait(Object, Timeout, timeout), ());
-    let kind = event_type(Object);
-    if matches!(kind, NOTIFICATION_EVENT | SYNCHRONIZATION_EVENT) {
-        kernel.settle(initialized(Object), ());
-    }
-    let synchronization = kind == SYNCHRONIZATION_EVENT;
-    let take = || match synchronization {
-        true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
-        false => signal_state(Object).load(Ordering::Acquire) != 0,
-    };
-    let what = || format!("the event at {Object:#x}");
-    wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
-}
-
-/// Whether a thread may wait at its IRQL. At DISPATCH_LEVEL it may only test the
-/// object.
-fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> Result<(), Violation> {
-    let irql = cpu::irql();
-    let rule = match value {
-        _ if irql > Irql::DISPATCH => &rules::WAIT_ABOVE_DISPATCH,
-        None if irql == Irql::DISPATCH => &rules::WAIT_FOREVER_AT_DISPATCH,
-        Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
-        _ => return Ok(()),
-    };
-    // The reference calls the first parameter the address of the IRQL.
-    let parameters = [irql.0.into(), object as u64, timeout as u64];
-    Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
 }
 
 /// Waits as [`wait`] for an object. A thread of the driver that waits so has done its

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
+use super::dpc::Deferred;
 use super::drivers::Drivers;
 use super::enter::Export;
 use super::guest::{Guest, Stop};
@@ -70,6 +71,7 @@ pub struct Kernel {
     pub(super) drivers: Drivers,
     pub(super) bell: Bell,
     irps: Mutex<Irps>,
+    deferred: Mutex<Deferred>,
     /// A page with the lock of cancel routines.
     cancel_lock: Guarded,
     framework: Mutex<Framework>,
@@ -117,6 +119,7 @@ impl Kernel {
             drivers: Drivers::default(),
             bell: Bell::default(),
             irps: Mutex::default(),
+            deferred: Mutex::default(),
             cancel_lock: Guarded::new(PAGE),
             framework: Mutex::default(),
             linker: OnceLock::new(),
@@ -267,6 +270,16 @@ impl Kernel {
     /// The requests that are not over.
     pub(super) fn irps(&self) -> MutexGuard<'_, Irps> {
         lock(&self.irps)
+    }
+
+    /// As [`Self::irps`], for a fault handler, which must not wait.
+    pub(super) fn try_irps(&self) -> Option<MutexGuard<'_, Irps>> {
+        self.irps.try_lock().ok()
+    }
+
+    /// DPCs and timers.
+    pub(super) fn deferred(&self) -> MutexGuard<'_, Deferred> {
+        lock(&self.deferred)
     }
 
     /// The address of the lock of cancel routines.

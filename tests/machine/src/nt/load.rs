@@ -160,6 +160,7 @@ impl Kernel {
             return Ok(status);
         }
         self.check_pending_code(id);
+        self.check_left_in_image(&loaded);
         self.check_left_behind(id)?;
         self.forget_driver(&loaded);
         Ok(status)
@@ -208,6 +209,7 @@ impl Kernel {
             kernel.call_driver(routine, &[loaded.object() as u64], Irql::PASSIVE, "DriverUnload")
         })?;
         self.check_pending_code(id);
+        self.check_left_in_image(&loaded);
         // Where unregistering does not wait for a call, the system keeps the image until
         // the call has returned.
         let what = || "calls into the driver to return".to_owned();
@@ -307,6 +309,20 @@ impl Kernel {
         }
     }
 
+    /// Reports what would be left in the memory of the unloaded image: timers, DPCs, and
+    /// objects that the system keeps in lists.
+    fn check_left_in_image(&self, loaded: &Loaded) {
+        let image = loaded.image.base..loaded.image.base + loaded.image.size as usize;
+        let checks = [
+            self.check_deferred(image.clone()),
+            self.check_lookasides(image.clone()),
+            self.check_resources(image),
+        ];
+        for violation in checks.into_iter().filter_map(Result::err) {
+            self.condemn(violation);
+        }
+    }
+
     /// Reports each kind of leftover of a driver as a breach of its rule.
     fn check_left_behind(&self, driver: DriverId) -> Result<LeakReport, Stop> {
         let report = self.report_of(|of| of == driver);
@@ -318,13 +334,16 @@ impl Kernel {
             [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let [threads, callbacks, referenced] = self.objects().addresses_of(driver);
-        let kinds: [(&'static Rule, &[String]); 14] = [
+        let locked = self.objects().locked_mdls_of(driver);
+        let registered = self.callbacks_of(driver);
+        let kinds: [(&'static Rule, &[String]); 16] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
             (&rules::ETW_REGISTRATION_LEFT, &report.providers_of_events),
             (&rules::PROCESSOR_CALLBACK_LEFT, &callbacks),
+            (&rules::CALLBACK_LEFT, &registered),
             (&rules::REFERENCE_LEFT, &referenced),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),
@@ -332,6 +351,7 @@ impl Kernel {
             (&rules::DEVICE_LEFT, &report.devices),
             (&rules::HANDLE_LEFT, &report.handles),
             (&rules::FILTER_OBJECT_LEFT, &managed),
+            (&rules::LOCKED_PAGES_LEFT, &locked),
             (&rules::POOL_LEAK, &pool),
         ];
         for (rule, things) in kinds {

@@ -19,8 +19,23 @@ use crate::verifier::{Violation, rules};
 pub(super) enum Kind {
     /// `KSPIN_LOCK`.
     Spin,
+    /// `EX_SPIN_LOCK`, shared.
+    SharedSpin,
+    /// `EX_SPIN_LOCK`, exclusively.
+    ExclusiveSpin,
     /// `FAST_MUTEX`.
     FastMutex,
+    /// `EX_PUSH_LOCK`, shared.
+    SharedPush,
+    /// `EX_PUSH_LOCK`, exclusively.
+    ExclusivePush,
+}
+
+impl Kind {
+    /// Whether it is a spin lock, which is released in the reverse order.
+    fn spins(self) -> bool {
+        matches!(self, Self::Spin | Self::SharedSpin | Self::ExclusiveSpin)
+    }
 }
 
 thread_local! {
@@ -83,16 +98,20 @@ impl LockOrder {
         let mut later = HELD.with_borrow_mut(|held| {
             let at = held.iter().rposition(|(address, _)| *address == lock)?;
             let later = held.split_off(at + 1);
-            held.pop();
+            let own = held.pop();
             held.extend_from_slice(&later);
-            Some(later)
+            Some((own, later))
         });
-        let Some(later) = &mut later else {
+        let Some((own, later)) = &mut later else {
             let rule = if taken { &rules::LOCK_RELEASED_ELSEWHERE } else { &rules::LOCK_NOT_ACQUIRED };
             return Err(Violation::new(rule, [lock as u64, 0, 0], format!("lock {lock:#x}")));
         };
-        // Fast mutexes may be released in any order.
-        match later.iter().rfind(|(_, other)| (kind, *other) == (Kind::Spin, Kind::Spin)) {
+        if own.is_some_and(|(_, held)| held != kind) {
+            let text = format!("lock {lock:#x}, which was acquired in another way");
+            return Err(Violation::new(&rules::LOCK_MISMATCHED, [lock as u64, 0, 0], text));
+        }
+        // Mutexes and push locks may be released in any order.
+        match later.iter().rfind(|(_, other)| kind.spins() && other.spins()) {
             None => Ok(()),
             Some((first, _)) => {
                 let text = format!("lock {lock:#x} released before {first:#x}, which was taken later");

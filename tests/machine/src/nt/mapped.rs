@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
 use super::guest::{Cause, Exception, Guest, Place, Stop};
-use super::ring;
 use super::types::Address;
-use crate::image::{self, Access, FaultKind, FaultReport, Residence};
+use super::{ring, seh};
+use crate::image::{self, Access, FaultKind, FaultReport, Raised, Residence};
 
 /// Runs the code of mapped images.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,6 +14,7 @@ impl Guest for Mapped {
     unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         image::register_describer(describe);
         image::register_environment(ring::ENVIRONMENT);
+        image::register_raises(seh::raises);
         let entry = entry as *const std::ffi::c_void;
         // SAFETY: by this function's contract.
         unsafe { image::call(entry, arguments) }.map_err(|stop| match stop {
@@ -35,6 +36,29 @@ impl Guest for Mapped {
             }
             Stop::ThreadEnded => image::Stop::bug_check(0, [0; 4], ""),
         })
+    }
+
+    fn raise(&self, raised: &Raised) {
+        if let Err(stop) = image::raise(raised) {
+            image::escape(stop)
+        }
+    }
+
+    fn c_specific_handler(&self, arguments: [u64; 4]) -> Option<u32> {
+        match image::c_specific_handler(arguments) {
+            Ok(disposition) => disposition,
+            Err(stop) => image::escape(stop),
+        }
+    }
+
+    fn unwind_to(&self, frame: u64, ip: u64, value: u64) {
+        if let Err(stop) = image::unwind_to(frame, ip, value) {
+            image::escape(stop)
+        }
+    }
+
+    fn in_call(&self) -> bool {
+        image::in_call()
     }
 
     fn trace(&self) -> String {
@@ -80,7 +104,12 @@ impl Guest for Mapped {
 }
 
 fn exception(report: &FaultReport) -> Exception {
-    let cause = match report.kind {
+    exception_of(report.kind, report.address, report.rip)
+}
+
+/// A fault as the kernel knows it.
+pub(super) fn exception_of(kind: FaultKind, address: Option<u64>, instruction: u64) -> Exception {
+    let cause = match kind {
         FaultKind::AccessViolation(Access::Read) => Cause::Read,
         FaultKind::AccessViolation(Access::Write) => Cause::Write,
         FaultKind::AccessViolation(Access::Execute) => Cause::Execute,
@@ -94,7 +123,7 @@ fn exception(report: &FaultReport) -> Exception {
         // Compilers do not generate code that raises the other vectors.
         FaultKind::GeneralProtection | FaultKind::Exception(_) => Cause::Protection,
     };
-    Exception { cause, address: report.address, instruction: report.rip }
+    Exception { cause, address, instruction }
 }
 
 fn describe(address: u64) -> Option<String> {

@@ -135,6 +135,18 @@ impl Guarded {
         Self { reservation, margin, used: bytes - 2 * margin }
     }
 
+    /// Lets the pages be accessed, or not. They keep their contents.
+    ///
+    /// # Panics
+    /// If the host has no memory mappings left.
+    pub fn set_accessible(&self, accessible: bool) {
+        let protection =
+            if accessible { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_NONE };
+        let bytes = self.used + 2 * self.margin;
+        let set = self.reservation.protect(self.reservation.base() + PAGE, bytes, protection);
+        assert!(set, "the host has memory mappings left");
+    }
+
     /// First usable address.
     pub fn start(&self) -> usize {
         self.reservation.base() + PAGE + self.margin

@@ -1,6 +1,7 @@
 //! Memory manager: mapping MDLs (`wdm.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
+mod lock;
 mod mdl;
 
 use super::cpu::Irql;
@@ -9,6 +10,7 @@ use super::foreign::{self, BadPointer};
 use super::types::{Address, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL};
 use crate::verifier::{Violation, rules};
 
+pub use lock::*;
 pub use mdl::*;
 
 /// `KernelMode` (`wdm.h`).

@@ -10,16 +10,20 @@
 //! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
-//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`], [`seh`] | the exports, mostly one file per prefix |
 //! | [`error_log`] | entries of the System event log |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
 pub mod affinity;
+pub mod avl;
 mod breach;
+pub mod callbacks;
 mod clock;
 pub mod cpu;
 pub mod debug;
+pub mod dispatcher;
+pub mod dpc;
 mod drivers;
 mod enter;
 pub mod error_log;
@@ -40,6 +44,7 @@ mod kernel;
 pub mod links;
 mod load;
 mod locks;
+pub mod lookaside;
 pub mod mapped;
 pub mod memory;
 mod missing;
@@ -55,13 +60,19 @@ pub mod processors;
 pub mod ps;
 pub mod queued;
 pub mod registry;
+pub mod resource;
 mod ring;
 pub mod rtl;
+pub mod rwlock;
+pub mod security;
+pub mod seh;
 mod sleepers;
+pub mod slist;
 mod stack;
 mod stepwise;
 pub mod strings;
 mod threads;
+pub mod timer;
 pub mod types;
 pub mod wdf;
 pub mod work;

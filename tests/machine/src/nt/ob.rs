@@ -3,6 +3,7 @@
 
 use super::cpu;
 use super::enter::enter;
+use super::objects::Object as HandleObject;
 use super::types::{Address, HANDLE, NTSTATUS};
 use super::{Kernel, foreign};
 use crate::status::Status;
@@ -11,7 +12,8 @@ use crate::verifier::{Violation, rules};
 /// `NtCurrentThread()`: the calling thread in place of a handle.
 const CURRENT_THREAD: HANDLE = usize::MAX - 1;
 
-/// `ObReferenceObjectByHandle`, of the calling thread only.
+/// `ObReferenceObjectByHandle`, of the calling thread, an event or a thread. The type is
+/// not checked: `ExEventObjectType` and others are variables that the lab lacks.
 pub extern "win64" fn ObReferenceObjectByHandle(
     Handle: HANDLE,
     DesiredAccess: u32,
@@ -22,10 +24,38 @@ pub extern "win64" fn ObReferenceObjectByHandle(
 ) -> NTSTATUS {
     let kernel = enter!(ObReferenceObjectByHandle);
     let _ = (DesiredAccess, ObjectType, AccessMode);
-    if Handle != CURRENT_THREAD || HandleInformation != 0 {
+    if HandleInformation != 0 {
         return Status::NOT_IMPLEMENTED.0;
     }
-    let object = cpu::thread_object(|| kernel.objects().opaque());
+    let found = {
+        let mut objects = kernel.objects();
+        match objects.handle(Handle).cloned() {
+            Some(HandleObject::Event(event) | HandleObject::Thread(event)) => {
+                let address = event.address();
+                objects.held.insert(address, event);
+                Ok(address)
+            }
+            Some(HandleObject::Process(id)) => Ok(objects.process(id)),
+            Some(HandleObject::Key(..)) => Err(Status::OBJECT_TYPE_MISMATCH),
+            None if Handle == CURRENT_THREAD => {
+                let address = cpu::thread_object(|| objects.opaque());
+                if let Some(thread) = objects.running.get(&address).cloned() {
+                    objects.held.insert(address, thread);
+                }
+                Ok(address)
+            }
+            None => Err(Status::INVALID_HANDLE),
+        }
+    };
+    let object = match found {
+        Ok(object) => object,
+        Err(Status::INVALID_HANDLE) => {
+            let text = format!("ObReferenceObjectByHandle of {Handle:#x}");
+            kernel.violate(Violation::new(&rules::REFERENCE_BAD_HANDLE, [Handle as u64, 0, 0], text));
+            return Status::INVALID_HANDLE.0;
+        }
+        Err(status) => return status.0,
+    };
     let driver = kernel.caller();
     kernel.objects().reference(object, driver);
     kernel.settle(foreign::write(Object, &object), ());
@@ -60,12 +90,44 @@ pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
     let driver = kernel.caller();
     let left = kernel.objects().dereference(Object, driver);
     match left {
-        Some(left) => left as i64,
+        Some(left) => {
+            if left == 0 {
+                kernel.objects().held.remove(&Object);
+            }
+            left as i64
+        }
         None => {
             kernel.violate(bad("ObfDereferenceObject", Object));
             0
         }
     }
+}
+
+/// `ObOpenObjectByPointer`, of a process, an event or a thread.
+pub extern "win64" fn ObOpenObjectByPointer(
+    Object: Address,
+    HandleAttributes: u32,
+    PassedAccessState: Address,
+    DesiredAccess: u32,
+    ObjectType: Address,
+    AccessMode: i8,
+    Handle: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ObOpenObjectByPointer);
+    let _ = (HandleAttributes, PassedAccessState, DesiredAccess, ObjectType, AccessMode);
+    let driver = kernel.caller();
+    let opened = {
+        let mut objects = kernel.objects();
+        let process = objects.processes.get(&Object).copied().map(HandleObject::Process);
+        let event = || objects.held.get(&Object).cloned().map(HandleObject::Event);
+        process.or_else(event).map(|object| objects.open(driver, object))
+    };
+    let Some(handle) = opened else {
+        kernel.violate(bad("ObOpenObjectByPointer", Object));
+        return Status::INVALID_PARAMETER.0;
+    };
+    kernel.settle(foreign::write(Handle, &handle), ());
+    Status::SUCCESS.0
 }
 
 /// `KeSetPriorityThread`, of the calling thread. Returns the old priority.

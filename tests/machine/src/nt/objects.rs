@@ -3,11 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
+use super::callbacks::{CallbackObject, Registered};
+use super::dispatcher::{header, kind};
 use super::error_log::{ErrorLogEntry, OpenEntry};
-use super::memory::Guarded;
-use super::types::{Address, FWPS_CALLOUT3, HANDLE};
+use super::ke::signal_state;
+use super::lookaside::Lookaside;
+use super::memory::{Guarded, PAGE};
+use super::resource::Resource;
+use super::types::{Address, FWPS_CALLOUT3, HANDLE, KEVENT};
 use crate::driver::DriverId;
 use crate::image::Messages;
 use crate::wfp::{Guid, SessionId, SubscriptionId};
@@ -16,13 +21,49 @@ use crate::wfp::{Guid, SessionId, SubscriptionId};
 /// handle.
 pub const INVALID_HANDLE: u64 = 1;
 
-/// An event.
+/// An event, or the end of a thread: an object that a driver can wait for by its handle or
+/// its address.
 #[derive(Debug)]
 pub struct Event {
-    /// Whether it is signaled.
-    pub signaled: AtomicBool,
+    /// The page that holds the `KEVENT`.
+    memory: Guarded,
     /// Whether it is a `SynchronizationEvent`: one wait resets the signal.
     pub synchronization: bool,
+}
+
+impl Event {
+    /// An event.
+    pub fn new(synchronization: bool, signaled: bool) -> Self {
+        let kind = if synchronization { kind::SYNCHRONIZATION_EVENT } else { kind::EVENT };
+        Self::with(kind, signaled)
+    }
+
+    /// A thread that has not ended.
+    pub fn of_thread() -> Self {
+        Self::with(kind::THREAD, false)
+    }
+
+    fn with(kind: u8, signaled: bool) -> Self {
+        let memory = Guarded::new(PAGE);
+        let at = memory.start();
+        memory.put(at, &KEVENT { Header: header(at, kind, size_of::<KEVENT>(), signaled.into()) });
+        Self { memory, synchronization: kind == kind::SYNCHRONIZATION_EVENT }
+    }
+
+    /// The object's address.
+    pub fn address(&self) -> Address {
+        self.memory.start()
+    }
+
+    /// Whether it is signaled.
+    pub fn is_signaled(&self) -> bool {
+        signal_state(self.address()).load(Ordering::Acquire) != 0
+    }
+
+    /// Sets or resets the signal. Returns whether it was set.
+    pub fn set(&self, signaled: bool) -> bool {
+        signal_state(self.address()).swap(signaled.into(), Ordering::AcqRel) != 0
+    }
 }
 
 /// The object of a handle.
@@ -35,6 +76,8 @@ pub enum Object {
     Event(Arc<Event>),
     /// A thread that `PsCreateSystemThread` created: the event that its end sets.
     Thread(Arc<Event>),
+    /// A process by its id.
+    Process(u32),
 }
 
 /// How a registry change is reported.
@@ -143,6 +186,8 @@ pub struct Objects {
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
+    /// Number of threads that run in each process.
+    pub inside: BTreeMap<u32, i32>,
     /// Names of devices by the links to them. The links are in lower case, without
     /// their folder.
     pub links: BTreeMap<String, Link>,
@@ -154,6 +199,22 @@ pub struct Objects {
     pub open_entries: BTreeMap<Address, OpenEntry>,
     /// The texts of entries, by the service.
     pub messages: BTreeMap<String, Messages>,
+    /// MDLs whose pages a driver has locked.
+    pub locked_mdls: BTreeMap<Address, DriverId>,
+    /// Elements of the driver's generic tables, by table.
+    pub tables: BTreeMap<Address, Vec<Address>>,
+    /// Lookaside lists that are not deleted.
+    pub lookasides: BTreeMap<Address, Lookaside>,
+    /// Resources that are not deleted.
+    pub resources: BTreeMap<Address, Resource>,
+    /// Callback objects, and the routines that are registered with them.
+    pub callback_objects: BTreeMap<Address, CallbackObject>,
+    /// By registration.
+    pub registered: BTreeMap<Address, Registered>,
+    /// The objects of the driver's running threads, by address.
+    pub running: BTreeMap<Address, Arc<Event>>,
+    /// Events and threads that the driver references, by address.
+    pub held: BTreeMap<Address, Arc<Event>>,
     /// Number of GUIDs that `ExUuidCreate` has made.
     pub uuids: u32,
 }
@@ -182,11 +243,20 @@ impl Default for Objects {
             referenced: BTreeMap::new(),
             callouts: BTreeMap::new(),
             processes: BTreeMap::new(),
+            inside: BTreeMap::new(),
             links: BTreeMap::new(),
             files: BTreeMap::new(),
             error_log: Vec::new(),
             open_entries: BTreeMap::new(),
             messages: BTreeMap::new(),
+            locked_mdls: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            lookasides: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            callback_objects: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            running: BTreeMap::new(),
+            held: BTreeMap::new(),
             uuids: 0,
         }
     }
@@ -209,6 +279,16 @@ impl Objects {
     /// Closes a handle. Returns its object.
     pub fn close(&mut self, handle: HANDLE) -> Option<Object> {
         self.handles.remove(&handle).map(|(object, _)| object)
+    }
+
+    /// The object of a process. Made at its first use.
+    pub fn process(&mut self, id: u32) -> Address {
+        if let Some((object, _)) = self.processes.iter().find(|(_, known)| **known == id) {
+            return *object;
+        }
+        let object = self.opaque();
+        self.processes.insert(object, id);
+        object
     }
 
     /// A unique address for an opaque object. It faults when it is dereferenced.
@@ -309,12 +389,19 @@ impl Objects {
         ]
     }
 
+    /// Describes the MDLs whose pages a driver has locked.
+    pub fn locked_mdls_of(&self, driver: DriverId) -> Vec<String> {
+        let own = self.locked_mdls.iter().filter(|(_, of)| **of == driver);
+        own.map(|(at, _)| format!("MDL {at:#x}")).collect()
+    }
+
     /// Describes open handles of the drivers of which `of` is true.
     pub fn describe_handles(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
         let describe = |(handle, (object, _)): (&HANDLE, &(Object, DriverId))| match object {
             Object::Key(path, ..) => format!("{handle:#x}: key {path}"),
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
+            Object::Process(id) => format!("{handle:#x}: process {id}"),
         };
         let redirects = self.redirects.iter().filter(|(_, (_, driver))| of(*driver));
         let redirects = redirects.map(|(handle, _)| format!("{handle:#x}: redirect"));

@@ -38,13 +38,7 @@ pub(super) fn current() -> u32 {
 impl Kernel {
     /// The object of a process. Made at its first use.
     pub(super) fn process_object(&self, id: u32) -> Address {
-        let mut objects = self.objects();
-        if let Some((object, _)) = objects.processes.iter().find(|(_, known)| **known == id) {
-            return *object;
-        }
-        let object = objects.opaque();
-        objects.processes.insert(object, id);
-        object
+        self.objects().process(id)
     }
 }
 

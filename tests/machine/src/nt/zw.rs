@@ -2,7 +2,6 @@
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cpu::Irql;
 use super::enter::enter;
@@ -282,7 +281,7 @@ impl NotifyRequest {
             },
         };
         if let Some(event) = &event {
-            event.signaled.store(false, Ordering::Release);
+            event.set(false);
         }
         let id = objects.opaque();
         drop(objects);
@@ -319,7 +318,7 @@ pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
         }
     }
     if let Some(event) = &notice.event {
-        event.signaled.store(true, Ordering::Release);
+        event.set(true);
     }
     kernel.bell.ring();
 }
@@ -361,7 +360,7 @@ fn create_event(
     if !matches!(kind, 0 | 1) {
         return Ok(Status::INVALID_PARAMETER_4);
     }
-    let event = Event { signaled: AtomicBool::new(signaled), synchronization: kind == 1 };
+    let event = Event::new(kind == 1, signaled);
     let handle = kernel.objects().open(kernel.caller(), Object::Event(Arc::new(event)));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
@@ -375,7 +374,7 @@ pub extern "win64" fn ZwSetEvent(EventHandle: HANDLE, PreviousState: Address) ->
         Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
         None => return Status::INVALID_HANDLE.0,
     };
-    let previous = i32::from(event.signaled.swap(true, Ordering::AcqRel));
+    let previous = i32::from(event.set(true));
     drop(event);
     kernel.bell.ring();
     let written = match PreviousState {
@@ -413,8 +412,8 @@ pub extern "win64" fn ZwWaitForSingleObject(
         number
     };
     let take = || match kernel.objects().awaited.get(&number) {
-        Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
-        Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
+        Some(Object::Event(event)) if event.synchronization => event.set(false),
+        Some(Object::Event(event) | Object::Thread(event)) => event.is_signaled(),
         _ => true,
     };
     let what = || match kernel.objects().awaited.get(&number) {

@@ -61,11 +61,19 @@ rules! {
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
     MDL_PAGEABLE = LAB, None, "MmBuildMdlForNonPagedPool for pageable memory";
+    PROBE_MDL_FLAGS = 0xC4, Some(0xB0), "MmProbeAndLockPages for an MDL with incorrect flags";
+    UNLOCK_NOT_LOCKED = 0xC4, Some(0x7C), "MmUnlockPages for an MDL whose pages are not locked";
+    UNLOCK_NONPAGED = 0xC4, Some(0x7D), "MmUnlockPages for an MDL of nonpaged pool";
+    LOCKED_PAGES_LEFT = 0xCB, None, "left pages locked";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
+
+    USER_BUFFER_CONTEXT = LAB, None, "accessed a program's buffer in the context of another process";
+    USER_BUFFER_DIRECT = LAB, None, "used UserBuffer of a request with direct I/O";
 
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
     // first parameter.
     ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
+    UNHANDLED_EXCEPTION = 0x1E, None, "raised an exception that no handler took";
     ILLEGAL_INSTRUCTION = 0x1E, Some(0xC000_001D), "ran an illegal instruction";
     DIVIDE_BY_ZERO = 0x1E, Some(0xC000_0094), "divided by zero";
     BREAKPOINT = 0x1E, Some(0x8000_0003), "ran into a breakpoint";
@@ -87,6 +95,8 @@ rules! {
     ACQUIRE_SPIN_LOCK_IRQL = 0xC4, Some(0x42), "KeAcquireSpinLock called above DISPATCH_LEVEL";
     MAP_MDL_IRQL = 0xC4, Some(0x76), "MmMapLockedPagesSpecifyCache called above DISPATCH_LEVEL";
     UNMAP_MDL_IRQL = 0xC4, Some(0x79), "MmUnmapLockedPages called above DISPATCH_LEVEL";
+    PROBE_MDL_IRQL = 0xC4, Some(0x70), "MmProbeAndLockPages called above DISPATCH_LEVEL";
+    UNLOCK_MDL_IRQL = 0xC4, Some(0x78), "MmUnlockPages called above DISPATCH_LEVEL";
     SET_EVENT_IRQL = 0xC4, Some(0x80), "KeSetEvent called at too high an IRQL";
     WAIT_ABOVE_DISPATCH = 0xC4, Some(0x120), "waited above DISPATCH_LEVEL";
     WAIT_FOREVER_AT_DISPATCH = 0xC4, Some(0x121), "waited at DISPATCH_LEVEL without a timeout";
@@ -113,6 +123,14 @@ rules! {
     LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks out of order";
     LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that another thread holds";
     LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that no thread holds";
+    LOCK_MISMATCHED = 0xC4, Some(0x1009), "released a lock with a function for another way to hold it";
+    RESOURCE_APCS_ACQUIRE = 0xC4, Some(0x37), "acquired a resource with kernel APCs enabled";
+    RESOURCE_APCS_RELEASE = 0xC4, Some(0x38), "released a resource with kernel APCs enabled";
+    RESOURCE_AGAIN = 0xC4, Some(0xD0), "initialized a resource again";
+    RESOURCE_UNKNOWN = 0xC4, Some(0xD1), "deleted a resource that is not initialized";
+    RESOURCE_FREED = 0xC4, Some(0xD2), "freed memory that holds an active resource";
+    PUSH_LOCK_APCS_ACQUIRE = 0xC4, Some(0xEA), "acquired a push lock with kernel APCs enabled";
+    PUSH_LOCK_APCS_RELEASE = 0xC4, Some(0xEB), "released a push lock with kernel APCs enabled";
     LOCK_PAGEABLE = 0xC4, Some(0xE1), "a synchronization object in pageable memory";
     SPIN_LOCK_LEVEL = LAB, None, "released a spin lock to another level than it was acquired at";
     EVENT_UNINITIALIZED = LAB, None, "used an event that was not initialized";
@@ -121,7 +139,19 @@ rules! {
     CALLBACK_DEADLOCK = LAB, None, "unsubscribed from BFE changes inside the callback";
     CALLOUT_DEADLOCK = LAB, None, "unregistered a callout inside one of its functions";
 
+    // Lookaside lists, timers and DPCs. Memory is freed, or the image is unloaded.
+    LOOKASIDE_AGAIN = 0xC4, Some(0xCA), "initialized a lookaside list again";
+    LOOKASIDE_UNKNOWN = 0xC4, Some(0xCB), "deleted a lookaside list that is not initialized";
+    LOOKASIDE_FREED = 0xC4, Some(0xCC), "freed memory that holds an active lookaside list";
+    LOOKASIDE_BLOCK = 0xC4, Some(0xCD), "a lookaside list with blocks that are too small";
+    TIMER_ACTIVE = 0xC7, Some(0), "freed or initialized memory that holds an active timer";
+    DPC_QUEUED = 0xC7, Some(1), "freed memory that holds a queued DPC";
+    DPC_ROUTINE_ACTIVE = 0xC7, Some(2), "unloaded the routine of a DPC that can still run";
+    DPC_PROCESSOR = 0xC7, Some(3), "a DPC for a processor that does not exist";
+    WAIT_OBJECTS = 0x0C, None, "waited for no objects, or for too many";
+
     // Objects.
+    REFERENCE_BAD_HANDLE = 0xC4, Some(0x3C), "ObReferenceObjectByHandle with a bad handle";
     BAD_HANDLE = 0x93, None, "used a handle that is not open";
     WORK_ITEM_QUEUED_TWICE = 0xE4, Some(1), "an active work item was queued";
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
@@ -209,6 +239,7 @@ rules! {
     ETW_REGISTRATION_LEFT = 0xC4, Some(0xDD), "unloaded with an event provider registered";
     NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
     PROCESSOR_CALLBACK_LEFT = LAB, None, "unloaded with a callback about processors registered";
+    CALLBACK_LEFT = LAB, None, "unloaded with a routine registered with a callback object";
     REFERENCE_LEFT = LAB, None, "unloaded with a reference to an object";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
     SYMBOLIC_LINK_LEFT = LAB, None, "unloaded with symbolic links";

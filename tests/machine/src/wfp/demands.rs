@@ -124,6 +124,18 @@ pub enum Demand {
     },
 }
 
+/// What callouts ask of the stream data that they have just seen
+/// (`FWPS_STREAM_CALLOUT_IO_PACKET0`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamAsk {
+    /// To indicate them again after `FwpsStreamContinue0`.
+    pub deferred: bool,
+    /// To indicate them again with at least so many bytes more.
+    pub needs: Option<u32>,
+    /// To apply the decision to the first bytes only, and to indicate the others again.
+    pub enforced: Option<u64>,
+}
+
 /// What a callout has made of a bind or connect request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redirect {
@@ -177,8 +189,8 @@ pub struct Demands {
     redirects: Mutex<BTreeMap<u64, Redirect>>,
     /// Endpoints whose classify is pended.
     pended: Mutex<BTreeSet<u64>>,
-    /// Flows whose stream is deferred.
-    deferred: Mutex<BTreeSet<FlowHandle>>,
+    /// What is asked of the streams of flows.
+    streams: Mutex<BTreeMap<FlowHandle, StreamAsk>>,
 }
 
 impl Demands {
@@ -243,14 +255,19 @@ impl Demands {
         self.pended.locked().remove(&endpoint)
     }
 
-    /// Notes that the stream of a flow is deferred.
-    pub fn set_deferred(&self, flow: FlowHandle) {
-        self.deferred.locked().insert(flow);
+    /// Notes what a callout asks of the data that are being indicated. The most careful
+    /// of several callouts counts.
+    pub fn ask_stream(&self, flow: FlowHandle, ask: StreamAsk) {
+        let mut streams = self.streams.locked();
+        let all = streams.entry(flow).or_default();
+        all.deferred |= ask.deferred;
+        all.needs = all.needs.max(ask.needs);
+        all.enforced = [all.enforced, ask.enforced].into_iter().flatten().min();
     }
 
-    /// Takes the note that the stream of a flow is deferred.
-    pub fn take_deferred(&self, flow: FlowHandle) -> bool {
-        self.deferred.locked().remove(&flow)
+    /// Takes what callouts have asked of the data that were indicated last.
+    pub fn take_stream_ask(&self, flow: FlowHandle) -> StreamAsk {
+        self.streams.locked().remove(&flow).unwrap_or_default()
     }
 
     /// Sets what wakes the host for a request.

@@ -225,6 +225,28 @@ extern "system" fn callback<const N: u64>(a: u64, b: u64, c: u64, d: u64) {
     record(N, [a, b, c, d]);
 }
 
+/// Records its calls with the IRQL.
+extern "system" fn with_level(a: u64, b: u64, _: u64, _: u64) {
+    let level: u64;
+    unsafe { core::arch::asm!("mov {}, cr8", out(reg) level) };
+    record(5, [a, b, level, 0]);
+}
+
+/// Records its begin, and its end 20 ms later.
+extern "system" fn slow(a: u64) {
+    record(4, [a, 0, 0, 0]);
+    // KUSER_SHARED_DATA.InterruptTime, in 100 ns.
+    let page = 0xFFFF_F780_0000_0000u64;
+    let now = || {
+        let time: u64;
+        unsafe { core::arch::asm!("mov {0}, qword ptr [{1} + 8]", out(reg) time, in(reg) page) };
+        time
+    };
+    let end = now() + 200_000;
+    while now() < end {}
+    record(4, [a, 1, 0, 0]);
+}
+
 extern "system" fn unload(driver: u64) {
     record(90, [driver, 0, 0, 0]);
 }
@@ -304,8 +326,8 @@ fn addresses(request: u64) -> Result<u64, u64> {
         callback::<1> as *const (),
         callback::<2> as *const (),
         callback::<3> as *const (),
-        callback::<4> as *const (),
-        callback::<5> as *const (),
+        slow as *const (),
+        with_level as *const (),
     ];
     for at in 0..3 {
         unsafe { output.add(at).write(OBJECTS.get(at)) };

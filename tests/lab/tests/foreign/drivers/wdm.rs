@@ -257,6 +257,14 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
             complete(irp, 0, 0)
         }
         0x907 => complete(irp, 0, 4096),
+        // Its cancel routine runs in no process of a program.
+        0x90A => {
+            put(location + 3, get::<u8>(location + 3) | 1);
+            WAITING.store(get(location + 32), SeqCst);
+            put(irp + 104, late as *const () as Ptr);
+            PENDING
+        }
+        0x90B => complete(irp, 0, get::<u8>(get::<Ptr>(irp + 112)).into()),
         0x908 => unsafe {
             KeStallExecutionProcessor(1);
             complete(irp, 0, 0)
@@ -306,6 +314,11 @@ fn ring() -> [u64; 8] {
         core::arch::asm!("mov {}, qword ptr gs:[0x188]", out(reg) thread);
     }
     [before, raised, after, major, is_ten.into(), time, processor, thread]
+}
+
+extern "system" fn late(_: Ptr, irp: Ptr) {
+    unsafe { IoReleaseCancelSpinLock(get(irp + 69)) };
+    complete(irp, CANCELLED, get::<u8>(WAITING.load(SeqCst)).into());
 }
 
 extern "system" fn canceled(_: Ptr, irp: Ptr) {

@@ -3,7 +3,7 @@
 use core::hint::black_box;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::bugs::{nothing, slow};
+use super::bugs::{deferred, nothing, slow};
 use super::imports::*;
 use super::*;
 
@@ -42,6 +42,29 @@ pub unsafe fn exercise() {
             0,
             1,
         ));
+        let old = ExAcquireSpinLockShared(SHARED.at());
+        ExReleaseSpinLockShared(SHARED.at(), old);
+        KeEnterCriticalRegion();
+        check(ExInitializeResourceLite(OBJECT.at()));
+        ExAcquireResourceSharedLite(OBJECT.at(), 1);
+        ExReleaseResourceLite(OBJECT.at());
+        check(ExDeleteResourceLite(OBJECT.at()));
+        ExAcquirePushLockSharedEx(SHARED.at(), 0);
+        ExReleasePushLockSharedEx(SHARED.at(), 0);
+        KeLeaveCriticalRegion();
+        lookaside(OBJECT.at(), 32);
+        ExDeleteLookasideListEx(OBJECT.at());
+        KeInitializeTimer(OBJECT.at());
+        KeInitializeDpc(OBJECT.at() + 64, deferred as *const () as Ptr, 0);
+        KeSetTimer(OBJECT.at(), -1, OBJECT.at() + 64);
+        KeWaitForSingleObject(OBJECT.at(), 0, 0, 0, 0);
+        KeCancelTimer(OBJECT.at());
+        KeFlushQueuedDpcs();
+        ExUnregisterCallback(callback());
+        let locked = mdl(false);
+        MmProbeAndLockPages(locked, 0, 1);
+        MmUnlockPages(locked);
+        IoFreeMdl(locked);
         check(write_event(PROVIDER.load(SeqCst), &[7]));
         FwpsRedirectHandleDestroy0(redirect_handle());
         let pool = packet_pool();
@@ -71,6 +94,50 @@ pub unsafe fn packet_pool() -> Ptr {
     unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
 }
 
+/// A lookaside list of nonpaged pool with blocks of this size.
+pub unsafe fn lookaside(list: Ptr, size: usize) -> i32 {
+    const NON_PAGED_POOL_NX: i32 = 512;
+    unsafe { ExInitializeLookasideListEx(list, 0, 0, NON_PAGED_POOL_NX, 0, size, TAG, 0) }
+}
+
+/// Registers a routine with a callback object of the system.
+pub unsafe fn callback() -> Ptr {
+    let name: [u16; 20] = core::array::from_fn(|at| u16::from(b"\\Callback\\PowerState"[at]));
+    let string = [40 | 40 << 16, name.as_ptr() as u64];
+    // OBJECT_ATTRIBUTES: length, root, name, attributes.
+    let attributes = [48, 0, &raw const string as u64, 0, 0, 0];
+    let mut object: Ptr = 0;
+    unsafe {
+        check(ExCreateCallback(&raw mut object as Ptr, &raw const attributes as Ptr, 0, 0));
+        let handle = ExRegisterCallback(object, nothing as *const () as Ptr, 0);
+        ObfDereferenceObject(object);
+        handle
+    }
+}
+
+/// An MDL of bytes of the image; `built`: as one of nonpaged memory.
+pub unsafe fn mdl(built: bool) -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        if built {
+            MmBuildMdlForNonPagedPool(mdl);
+        }
+        mdl
+    }
+}
+
+/// An MDL in memory of the driver's, which needs not be freed: Size, StartVa, ByteCount.
+pub unsafe fn own_mdl() -> Ptr {
+    let at = OWN_MDL.at();
+    unsafe {
+        ((at + 8) as *mut u16).write(64);
+        ((at + 32) as *mut Ptr).write(DATA.at() & !0xFFF);
+        ((at + 40) as *mut u32).write(20);
+        ((at + 44) as *mut u32).write(DATA.at() as u32 & 0xFFF);
+    }
+    at
+}
+
 /// A list without data.
 pub unsafe fn bare_list(pool: Ptr) -> Ptr {
     unsafe { list_over(pool, 0, 0) }
@@ -79,9 +146,7 @@ pub unsafe fn bare_list(pool: Ptr) -> Ptr {
 /// A list over bytes of the image.
 pub unsafe fn list(pool: Ptr) -> Ptr {
     unsafe {
-        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
-        MmBuildMdlForNonPagedPool(mdl);
-        list_over(pool, mdl, 20)
+        list_over(pool, mdl(true), 20)
     }
 }
 

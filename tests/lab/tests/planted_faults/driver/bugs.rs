@@ -77,9 +77,14 @@ bugs! {
     Entry MDL_PAGEABLE => {
         MmBuildMdlForNonPagedPool(IoAllocateMdl(ExAllocatePool2(PAGED, 32, TAG), 32, 0, 0, 0))
     };
+    Entry PROBE_MDL_FLAGS => MmProbeAndLockPages(mdl(true), 0, 0);
+    Entry UNLOCK_NOT_LOCKED => MmUnlockPages(mdl(false));
+    Entry UNLOCK_NONPAGED => MmUnlockPages(mdl(true));
+    Entry LOCKED_PAGES_LEFT => MmProbeAndLockPages(own_mdl(), 0, 0);
     Entry MDL_BUGCHECK_ON_FAILURE => MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 1, 0);
 
     Entry ACCESS_VIOLATION => peek(0x28);
+    Entry UNHANDLED_EXCEPTION => ExRaiseStatus(0xC000_0123_u32 as i32);
     Entry ILLEGAL_INSTRUCTION => asm!("ud2");
     Entry DIVIDE_BY_ZERO => asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
     Entry BREAKPOINT => asm!("int3");
@@ -111,6 +116,8 @@ bugs! {
     Entry ACQUIRE_SPIN_LOCK_IRQL => at(DEVICE, || KeAcquireSpinLockRaiseToDpc(LOCK.at()));
     Entry MAP_MDL_IRQL => at(DEVICE, || MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 0, 0));
     Entry UNMAP_MDL_IRQL => at(DEVICE, || MmUnmapLockedPages(DATA.at(), DATA.at()));
+    Entry PROBE_MDL_IRQL => at(DEVICE, || MmProbeAndLockPages(DATA.at(), 0, 0));
+    Entry UNLOCK_MDL_IRQL => at(DEVICE, || MmUnlockPages(DATA.at()));
     Entry SET_EVENT_IRQL => at(DEVICE, || KeSetEvent(EVENT.at(), 0, 0));
     Entry WAIT_ABOVE_DISPATCH => at(DEVICE, || wait(Some(0)));
     Classify WAIT_FOREVER_AT_DISPATCH => wait(None);
@@ -151,6 +158,28 @@ bugs! {
         while KeGetCurrentIrql() == DISPATCH {}
     };
     Classify LOCK_NOT_ACQUIRED => KeReleaseSpinLockFromDpcLevel(LOCK.at());
+    Entry LOCK_MISMATCHED => {
+        let old = ExAcquireSpinLockShared(SHARED.at());
+        ExReleaseSpinLockExclusive(SHARED.at(), old)
+    };
+    Entry RESOURCE_APCS_ACQUIRE => { ExInitializeResourceLite(OBJECT.at()); ExAcquireResourceSharedLite(OBJECT.at(), 1) };
+    Entry RESOURCE_APCS_RELEASE => {
+        ExInitializeResourceLite(OBJECT.at());
+        KeEnterCriticalRegion();
+        ExAcquireResourceSharedLite(OBJECT.at(), 1);
+        KeLeaveCriticalRegion();
+        ExReleaseResourceLite(OBJECT.at())
+    };
+    Entry RESOURCE_AGAIN => { ExInitializeResourceLite(OBJECT.at()); ExInitializeResourceLite(OBJECT.at()) };
+    Entry RESOURCE_UNKNOWN => ExDeleteResourceLite(OBJECT.at());
+    Entry RESOURCE_FREED => { let block = allocate(128); ExInitializeResourceLite(block); free(block) };
+    Entry PUSH_LOCK_APCS_ACQUIRE => ExAcquirePushLockSharedEx(SHARED.at(), 0);
+    Entry PUSH_LOCK_APCS_RELEASE => {
+        KeEnterCriticalRegion();
+        ExAcquirePushLockSharedEx(SHARED.at(), 0);
+        KeLeaveCriticalRegion();
+        ExReleasePushLockSharedEx(SHARED.at(), 0)
+    };
     Entry LOCK_PAGEABLE => KeInitializeEvent(ExAllocatePool2(PAGED, 24, TAG), 0, 0);
     Entry SPIN_LOCK_LEVEL => {
         KeAcquireSpinLockRaiseToDpc(LOCK.at());
@@ -165,6 +194,38 @@ bugs! {
     Bfe CALLBACK_DEADLOCK => FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst));
     Notify CALLOUT_DEADLOCK => FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst));
 
+    Entry LOOKASIDE_AGAIN => { lookaside(OBJECT.at(), 32); lookaside(OBJECT.at(), 32) };
+    Entry LOOKASIDE_UNKNOWN => ExDeleteLookasideListEx(OBJECT.at());
+    Entry LOOKASIDE_FREED => { let block = allocate(128); lookaside(block, 32); free(block) };
+    Entry LOOKASIDE_BLOCK => lookaside(OBJECT.at(), 4);
+    Entry TIMER_ACTIVE => {
+        let block = allocate(64);
+        KeInitializeTimer(block);
+        KeSetTimer(block, LATER, 0);
+        free(block)
+    };
+    Classify DPC_QUEUED => {
+        let block = allocate(64);
+        KeInitializeDpc(block, deferred as *const () as Ptr, 0);
+        KeInsertQueueDpc(block, 0, 0);
+        free(block)
+    };
+    Unload DPC_ROUTINE_ACTIVE => {
+        // In memory that is neither pool nor of the image.
+        let space = black_box([0u64; 16]);
+        let (timer, dpc) = (space.as_ptr() as Ptr, space.as_ptr() as Ptr + 64);
+        KeInitializeDpc(dpc, deferred as *const () as Ptr, 0);
+        KeInitializeTimer(timer);
+        KeSetTimer(timer, LATER, dpc)
+    };
+    Entry DPC_PROCESSOR => {
+        KeInitializeDpc(OBJECT.at(), deferred as *const () as Ptr, 0);
+        KeSetTargetProcessorDpc(OBJECT.at(), 63);
+        KeInsertQueueDpc(OBJECT.at(), 0, 0)
+    };
+    Entry WAIT_OBJECTS => KeWaitForMultipleObjects(0, DATA.at(), 0, 0, 0, 0, 0, 0);
+
+    Entry REFERENCE_BAD_HANDLE => ObReferenceObjectByHandle(0x1234, 0, 0, 0, DATA.at(), 0);
     Entry BAD_HANDLE => ZwClose(0x1234);
     Entry WORK_ITEM_QUEUED_TWICE => {
         let item = behind_a_slow_one();
@@ -279,6 +340,7 @@ bugs! {
     Omission ETW_REGISTRATION_LEFT => {};
     Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
     Unload PROCESSOR_CALLBACK_LEFT => KeRegisterProcessorChangeCallback(nothing as *const () as Ptr, 0, 0);
+    Unload CALLBACK_LEFT => { callback(); };
     Unload REFERENCE_LEFT => this_thread();
     Unload THREAD_LEFT => {
         let mut thread: Ptr = 0;
@@ -320,6 +382,8 @@ pub unsafe fn commit(place: At) {
 extern "system" fn lingers(_: Ptr) {
     unsafe { while KeGetCurrentIrql() == 0 {} }
 }
+
+pub extern "system" fn deferred(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {}
 
 pub extern "system" fn nothing(_: Ptr, _: Ptr) {}
 

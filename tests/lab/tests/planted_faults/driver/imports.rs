@@ -52,6 +52,49 @@ unsafe extern "system" {
         device: Ptr,
     ) -> i32;
     pub fn IoDeleteDevice(device: Ptr);
+    pub fn ExAcquireSpinLockShared(lock: Ptr) -> u8;
+    pub fn ExReleaseSpinLockShared(lock: Ptr, level: u8);
+    pub fn ExReleaseSpinLockExclusive(lock: Ptr, level: u8);
+    pub fn ExInitializeResourceLite(resource: Ptr) -> i32;
+    pub fn ExDeleteResourceLite(resource: Ptr) -> i32;
+    pub fn ExAcquireResourceSharedLite(resource: Ptr, wait: u8) -> u8;
+    pub fn ExReleaseResourceLite(resource: Ptr);
+    pub fn ExAcquirePushLockSharedEx(lock: Ptr, flags: u32);
+    pub fn ExReleasePushLockSharedEx(lock: Ptr, flags: u32);
+    pub fn ExInitializeLookasideListEx(
+        list: Ptr,
+        allocate: Ptr,
+        free: Ptr,
+        pool: i32,
+        flags: u32,
+        size: usize,
+        tag: u32,
+        depth: u16,
+    ) -> i32;
+    pub fn ExDeleteLookasideListEx(list: Ptr);
+    pub fn KeInitializeTimer(timer: Ptr);
+    pub fn KeSetTimer(timer: Ptr, due: i64, dpc: Ptr) -> u8;
+    pub fn KeCancelTimer(timer: Ptr) -> u8;
+    pub fn KeInitializeDpc(dpc: Ptr, routine: Ptr, context: Ptr);
+    pub fn KeSetTargetProcessorDpc(dpc: Ptr, number: i8);
+    pub fn KeInsertQueueDpc(dpc: Ptr, first: Ptr, second: Ptr) -> u8;
+    pub fn KeFlushQueuedDpcs();
+    pub fn KeWaitForMultipleObjects(
+        count: u32,
+        objects: Ptr,
+        kind: i32,
+        reason: i32,
+        mode: i8,
+        alertable: u8,
+        timeout: Ptr,
+        blocks: Ptr,
+    ) -> i32;
+    pub fn ExCreateCallback(object: Ptr, attributes: Ptr, create: u8, multiple: u8) -> i32;
+    pub fn ExRegisterCallback(object: Ptr, function: Ptr, context: Ptr) -> Ptr;
+    pub fn ExUnregisterCallback(handle: Ptr);
+    pub fn MmProbeAndLockPages(mdl: Ptr, mode: i8, operation: i32);
+    pub fn MmUnlockPages(mdl: Ptr);
+    pub fn ExRaiseStatus(status: i32);
     pub fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
     pub fn PsCreateSystemThread(
         thread: Ptr,

@@ -5,12 +5,12 @@
 //! blocks unless PERMIT_IF_CALLOUT_UNREGISTERED is set, and an INSPECTION filter is
 //! skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::Kernel;
-use super::super::types::FWPS_CALLOUT3;
+use super::super::types::{FWPS_CALLOUT3, FWPS_STREAM_CALLOUT_IO_PACKET0};
 use super::advice;
 use super::contract::Inside;
 use super::incoming::Scratch;
@@ -19,7 +19,7 @@ use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{
     ActionType, CalloutDriver, ClassifyOut, Demand, FlowHandle, Guid, LayerData, LayerId, LayerInfo,
-    NO_ACTION, NotifyType, Request, RuntimeFilter,
+    NO_ACTION, NotifyType, Request, RuntimeFilter, StreamAsk,
 };
 
 /// A type that `FWPS_CALLOUT_NOTIFY_TYPE` does not have (`fwpsk.h`).
@@ -45,13 +45,26 @@ pub struct GuestCallout {
     /// Contexts that notifyFn wrote into filters, by filter id.
     contexts: Mutex<BTreeMap<u64, u64>>,
     has_contexts: AtomicBool,
+    /// Flows whose other stream data a callout has allowed, each with the filter.
+    allowed_streams: Mutex<BTreeSet<(FlowHandle, u64)>>,
 }
 
 impl GuestCallout {
     /// A callout as the driver registered it.
     pub fn new(kernel: Weak<Kernel>, driver: DriverId, callout: FWPS_CALLOUT3, prototype: Prototype) -> Self {
-        let (contexts, has_contexts) = (Mutex::default(), AtomicBool::new(false));
-        Self { kernel, driver, callout, prototype, contexts, has_contexts }
+        Self {
+            kernel,
+            driver,
+            callout,
+            prototype,
+            contexts: Mutex::default(),
+            has_contexts: AtomicBool::new(false),
+            allowed_streams: Mutex::default(),
+        }
+    }
+
+    fn allowed_streams(&self) -> MutexGuard<'_, BTreeSet<(FlowHandle, u64)>> {
+        self.allowed_streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn contexts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
@@ -84,6 +97,13 @@ impl CalloutDriver for GuestCallout {
         let Some(kernel) = kernel else {
             return unregistered(filter, out);
         };
+        if let (LayerData::Stream { .. }, Some(flow)) = (request.data, request.metadata.flow_handle)
+            && self.allowed_streams().contains(&(flow, filter.filter_id))
+        {
+            // "WFP stops classifying any data segments to the callout."
+            out.action = ActionType::CONTINUE;
+            return;
+        }
         let options = kernel.options();
         let layer = kernel.engine().layer(request.layer);
         let inside = layer.map(|layer| Inside::begin(layer, request));
@@ -136,7 +156,11 @@ impl CalloutDriver for GuestCallout {
             let mut after =
                 ClassifyOut { action: ActionType(raw.actionType), rights: raw.rights, flags: raw.flags };
             if let (LayerData::Stream { .. }, Some(flow)) = (request.data, request.metadata.flow_handle) {
-                stream_acts(&kernel, scratch.stream_action(data), flow, filter, &mut after);
+                let answer = scratch.stream_answer(data);
+                if answer.streamAction == stream_action::ALLOW_CONNECTION {
+                    self.allowed_streams().insert((flow, filter.filter_id));
+                }
+                stream_acts(&kernel, &answer, flow, filter, &mut after);
             }
             if let Some(violation) = inside.as_ref().and_then(|inside| inside.broken_by(&after)) {
                 kernel.condemn_driver(self.driver, violation);
@@ -212,26 +236,37 @@ impl CalloutDriver for GuestCallout {
 mod stream_action {
     pub(super) const NONE: u32 = 0;
     pub(super) const DROP_CONNECTION: u32 = 2;
+    pub(super) const NEED_MORE_DATA: u32 = 1;
     pub(super) const DEFER: u32 = 3;
+    pub(super) const ALLOW_CONNECTION: u32 = 4;
 }
 
 /// Does what a callout asks of a stream. Unless it asks for nothing, the action that it
-/// returned is ignored (`FWPS_STREAM_CALLOUT_IO_PACKET0`). The lab's streams are not
-/// buffered: a callout that needs more data sees them as they come.
+/// returned is ignored (`FWPS_STREAM_CALLOUT_IO_PACKET0`).
 fn stream_acts(
     kernel: &Kernel,
-    action: u32,
+    answer: &FWPS_STREAM_CALLOUT_IO_PACKET0,
     flow: FlowHandle,
     filter: &RuntimeFilter,
     after: &mut ClassifyOut,
 ) {
     let demands = &kernel.engine().demands;
-    match action {
+    if answer.countBytesEnforced != 0 {
+        let enforced = Some(answer.countBytesEnforced);
+        demands.ask_stream(flow, StreamAsk { enforced, ..StreamAsk::default() });
+    }
+    match answer.streamAction {
         stream_action::NONE => return,
+        stream_action::NEED_MORE_DATA => {
+            let needs = Some(answer.countBytesRequired);
+            demands.ask_stream(flow, StreamAsk { needs, ..StreamAsk::default() });
+        }
         stream_action::DROP_CONNECTION if filter.action == ActionType::CALLOUT_UNKNOWN => {
             demands.demand(Demand::Abort { flow }, |_| ());
         }
-        stream_action::DEFER => demands.set_deferred(flow),
+        stream_action::DEFER => {
+            demands.ask_stream(flow, StreamAsk { deferred: true, ..StreamAsk::default() });
+        }
         _ => {}
     }
     after.action = ActionType::CONTINUE;

@@ -264,9 +264,9 @@ impl Scratch {
         })
     }
 
-    /// `streamAction` of the `FWPS_STREAM_CALLOUT_IO_PACKET0` at `data`.
-    pub(super) fn stream_action(&self, data: Address) -> u32 {
-        self.pointed.get::<FWPS_STREAM_CALLOUT_IO_PACKET0>(data).streamAction
+    /// The `FWPS_STREAM_CALLOUT_IO_PACKET0` at `data`, as the callout has left it.
+    pub(super) fn stream_answer(&self, data: Address) -> FWPS_STREAM_CALLOUT_IO_PACKET0 {
+        self.pointed.get(data)
     }
 
     /// The pages of the packet, to keep them.

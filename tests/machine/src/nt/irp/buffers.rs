@@ -42,6 +42,11 @@ impl Method {
 pub(super) struct UserBuffer {
     pages: Guarded,
     length: usize,
+    /// Whether its pages are locked, so that they can be accessed from anywhere.
+    locked: bool,
+    /// Whether it can be accessed now: by a thread of the program, or because it is
+    /// locked.
+    open: bool,
 }
 
 impl UserBuffer {
@@ -51,13 +56,26 @@ impl UserBuffer {
             return None;
         }
         let pages = Guarded::new(bytes.len());
-        let buffer = Self { length: bytes.len(), pages };
+        let buffer = Self { length: bytes.len(), pages, locked: false, open: true };
         buffer.pages.put_bytes(buffer.address(), bytes);
         Some(buffer)
     }
 
     pub fn address(&self) -> Address {
         self.pages.end() - self.length
+    }
+
+    /// Whether an address is in its pages.
+    fn contains(&self, address: Address) -> bool {
+        self.pages.contains(address)
+    }
+
+    fn set_open(&mut self, open: bool) {
+        let open = open || self.locked;
+        if self.open != open {
+            self.open = open;
+            self.pages.set_accessible(open);
+        }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -75,12 +93,24 @@ pub(super) struct Buffers {
     pub system: Address,
     /// The MDL of the second buffer, or 0.
     pub mdl: Address,
+    /// Where a request with direct I/O says that the program's second buffer is. A driver
+    /// has no use for that address.
+    shadow: Option<Guarded>,
+}
+
+/// What is wrong with an access to a program's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::nt) enum Misused {
+    /// It is of another process than the one whose thread accessed it.
+    OtherProcess,
+    /// The request passes it by an MDL.
+    Direct,
 }
 
 impl Buffers {
     /// No memory.
     pub fn none() -> Self {
-        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0 }
+        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0, shadow: None }
     }
 
     /// The memory of a request with `input`, and with room for `output` bytes, which
@@ -92,6 +122,7 @@ impl Buffers {
             output: UserBuffer::new(output),
             system: 0,
             mdl: 0,
+            shadow: None,
         };
         let copied = match method {
             Method::Buffered => input.len().max(output.len()),
@@ -105,8 +136,45 @@ impl Buffers {
         }
         if let (Method::InDirect | Method::OutDirect, Some(buffer)) = (method, &it.output) {
             it.mdl = mdl(kernel, buffer);
+            let shadow = Guarded::new(buffer.length);
+            shadow.set_accessible(false);
+            it.shadow = Some(shadow);
         }
         it
+    }
+
+    /// `IRP.UserBuffer`, as the I/O manager sets it for this method.
+    pub fn user_buffer(&self) -> Address {
+        match (&self.shadow, &self.output) {
+            (Some(shadow), Some(output)) => shadow.end() - output.length,
+            (_, Some(output)) => output.address(),
+            (_, None) => 0,
+        }
+    }
+
+    /// Lets the program's buffers be accessed at their own addresses, or not. Those that
+    /// are copied or locked by the I/O manager always can.
+    pub fn set_open(&mut self, open: bool) {
+        if self.method == Method::Neither {
+            self.input.iter_mut().chain(&mut self.output).for_each(|buffer| buffer.set_open(open));
+        }
+    }
+
+    /// Notes that the pages at an address are locked, if they are the program's.
+    pub fn lock(&mut self, address: Address) {
+        for buffer in self.input.iter_mut().chain(&mut self.output).filter(|it| it.contains(address)) {
+            buffer.locked = true;
+            buffer.set_open(true);
+        }
+    }
+
+    /// Why an access to an address faults, if it is of one of the program's buffers.
+    pub fn misused(&self, address: Address) -> Option<Misused> {
+        if self.shadow.as_ref().is_some_and(|shadow| shadow.contains(address)) {
+            return Some(Misused::Direct);
+        }
+        let mut buffers = self.input.iter().chain(&self.output);
+        buffers.any(|buffer| !buffer.open && buffer.contains(address)).then_some(Misused::OtherProcess)
     }
 
     /// Most bytes that are copied back to the program; `None` if none are.
@@ -117,11 +185,13 @@ impl Buffers {
 
     /// Copies the result to the program, and returns its buffer. An error status
     /// copies nothing.
-    pub fn finish(&self, status: Status, information: u64) -> Result<Vec<u8>, BadPointer> {
+    pub fn finish(&mut self, status: Status, information: u64) -> Result<Vec<u8>, BadPointer> {
         /// `NT_ERROR` (`ntdef.h`): the two highest bits are set.
         fn is_error(status: Status) -> bool {
             status.0 as u32 >> 30 == 3
         }
+        // The I/O manager completes a request in the context of its program.
+        self.set_open(true);
         let Some(output) = &self.output else { return Ok(Vec::new()) };
         if self.method == Method::Buffered && !is_error(status) {
             let length = (information as usize).min(output.length);

@@ -25,6 +25,7 @@ use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
 use buffers::Buffers;
+pub(super) use buffers::Misused;
 pub use cancel::*;
 pub use file::{Access, Device, File, OpenError, Reply, Request};
 pub(super) use send::Wanted;
@@ -88,6 +89,43 @@ impl Irp {
 /// The requests of a machine that are not over, by address.
 pub(super) type Irps = BTreeMap<Address, Irp>;
 
+impl Kernel {
+    /// Runs `f` as a thread of a process, which can access the buffers of its program.
+    pub(super) fn run_as<R>(&self, process: u32, f: impl FnOnce() -> R) -> R {
+        self.count_threads(process, 1);
+        let result = super::process::run_in(process, f);
+        self.count_threads(process, -1);
+        result
+    }
+
+    /// Counts a thread that enters a process or leaves it.
+    fn count_threads(&self, process: u32, change: i32) {
+        let inside = {
+            let mut objects = self.objects();
+            let count = objects.inside.entry(process).or_default();
+            *count += change;
+            *count
+        };
+        if inside == 0 || (inside == 1 && change > 0) {
+            let mut irps = self.irps();
+            let own = irps.values_mut().filter(|irp| irp.process == process);
+            own.filter_map(|irp| irp.buffers.as_mut()).for_each(|buffers| buffers.set_open(inside > 0));
+        }
+    }
+
+    /// Notes that the pages at an address are locked, if they are a program's.
+    pub(super) fn lock_users(&self, address: Address) {
+        self.irps().values_mut().filter_map(|irp| irp.buffers.as_mut()).for_each(|it| it.lock(address));
+    }
+
+    /// Why an access to an address faults, if it is of a program's buffer. `None` also
+    /// while another thread changes the requests.
+    pub(super) fn misused(&self, address: Address) -> Option<Misused> {
+        let irps = self.try_irps()?;
+        irps.values().find_map(|irp| irp.buffers.as_ref()?.misused(address))
+    }
+}
+
 /// The id of the process that made a request.
 pub(super) fn requestor(kernel: &Kernel, irp: Address) -> Result<u32, Violation> {
     let id = kernel.irps().get(&irp).map(|known| known.process);
@@ -147,8 +185,8 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
         return Err(Violation::new(&rules::IRP_INFORMATION, parameters, text).into());
     }
     known.completed = Some(marked);
-    let buffers = known.buffers.take();
-    let output = match &buffers {
+    let mut buffers = known.buffers.take();
+    let output = match &mut buffers {
         Some(buffers) => buffers.finish(status, information)?,
         None => Vec::new(),
     };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::super::cpu::Irql;
 use super::super::guest::Stop;
 use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, LIST_ENTRY};
-use super::super::{Kernel, cpu, foreign, process, wdf};
+use super::super::{Kernel, cpu, foreign, wdf};
 use super::buffers::Buffers;
 use super::{IRP_TAG, Irp, Reply, major, stack_location};
 use crate::status::Status;
@@ -40,7 +40,7 @@ pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
     let (device, major, process) = (wanted.device, wanted.major, wanted.process);
     let _for_it = kernel.act_for(kernel.device_driver(device));
     let irp = build(kernel, wanted, Arc::clone(&reply));
-    let pass = |kernel: &Kernel| process::run_in(process, || dispatch(kernel, device, major, irp));
+    let pass = |kernel: &Kernel| kernel.run_as(process, || dispatch(kernel, device, major, irp));
     let status = match std::ptr::eq(cpu::kernel(), kernel) {
         true => pass(kernel),
         false => kernel.on_processor(0, Irql::PASSIVE, pass),
@@ -78,7 +78,7 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
     let list = irp + offset_of!(IRP, ThreadListEntry);
     let is_control = matches!(wanted.major, major::DEVICE_CONTROL | major::INTERNAL_DEVICE_CONTROL);
     let input = wanted.buffers.input.as_ref().map_or(0, |buffer| buffer.address());
-    let output = wanted.buffers.output.as_ref().map_or(0, |buffer| buffer.address());
+    let output = wanted.buffers.user_buffer();
     let header = IRP {
         Type: IO_TYPE_IRP,
         Size: size as u16,

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "calls the driver")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::super::cpu::{self, Acting, Irql, Stay, ThreadState};
 use super::super::drivers::Service;
@@ -211,11 +211,17 @@ impl Kernel {
     /// Runs a driver's routine on a new thread. The returned event is set when the
     /// thread has ended. `None` if the host cannot create a thread.
     pub(in crate::nt) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
-        let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
+        let ended = Arc::new(Event::of_thread());
         let end = Arc::clone(&ended);
         let driver = self.caller();
-        self.objects().threads.push((routine, driver));
+        {
+            let mut objects = self.objects();
+            objects.threads.push((routine, driver));
+            objects.running.insert(ended.address(), Arc::clone(&ended));
+        }
+        let address = ended.address();
         let started = self.start_system_thread(move |kernel| {
+            cpu::thread_object(|| end.address());
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
                 let call =
@@ -226,11 +232,14 @@ impl Kernel {
             if let Some(at) = objects.threads.iter().position(|thread| *thread == (routine, driver)) {
                 objects.threads.swap_remove(at);
             }
+            objects.running.remove(&end.address());
             drop(objects);
-            end.signaled.store(true, Ordering::Release);
+            end.set(true);
         });
         if !started {
-            self.objects().threads.pop();
+            let mut objects = self.objects();
+            objects.threads.pop();
+            objects.running.remove(&address);
         }
         started.then_some(ended)
     }

@@ -464,6 +464,75 @@ fn a_deferred_stream_waits_and_a_dropped_one_is_reset() {
     assert!(!talk.peer.socket(talk.socket).is_open(), "reset");
 }
 
+/// Wants eight bytes at once; decides about four at a time: blocks those that begin with
+/// an x.
+extern "win64" fn in_fours(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    set_action(out, 0x1002);
+    let (at, stream) = stream(data);
+    if stream.flags & stream_flag::RECEIVE == 0 || stream.dataLength == 0 {
+        return;
+    }
+    let mut packet: FWPS_STREAM_CALLOUT_IO_PACKET0 = peek(data as Address);
+    if first() && stream.dataLength < 8 {
+        packet.streamAction = 1;
+        packet.countBytesRequired = 8 - stream.dataLength as u32;
+    } else {
+        packet.countBytesEnforced = 4;
+        let (byte, copied) = ([0u8; 1], 0usize);
+        FwpsCopyStreamDataToBuffer0(at, byte.as_ptr() as Address, 1, &raw const copied as Address);
+        if peek::<u8>(byte.as_ptr() as Address) == b'x' {
+            set_action(out, 0x1001);
+        }
+    }
+    poke(data as Address, packet);
+}
+
+#[test]
+fn a_callout_gets_more_data_and_decides_about_the_first_bytes() {
+    let mut talk = Talk::new(in_fours);
+    assert_eq!(talk.say(b"one_"), b"", "four more are needed");
+    assert_eq!(talk.say(b"xtwothree"), b"one_hree", "the second four are blocked");
+}
+
+/// Wants more data than will come.
+extern "win64" fn greedy(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    set_action(out, 0x1002);
+    let mut packet: FWPS_STREAM_CALLOUT_IO_PACKET0 = peek(data as Address);
+    let (_, stream) = stream(data);
+    if stream.flags & stream_flag::RECEIVE != 0 && stream.dataLength != 0 {
+        packet.streamAction = 1;
+        packet.countBytesRequired = 100;
+        poke(data as Address, packet);
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_does_not_wait_for_more_data() {
+    let mut talk = Talk::new(greedy);
+    assert_eq!(talk.say(b"all"), b"");
+    talk.peer.socket(talk.socket).close();
+    talk.run();
+    assert_eq!(talk.heard(), b"all");
+}
+
+/// Allows the rest of the connection when it sees the first data.
+extern "win64" fn allow(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    set_action(out, 0x1001);
+    let (_, stream) = stream(data);
+    if stream.dataLength != 0 {
+        let place = data as Address + std::mem::offset_of!(FWPS_STREAM_CALLOUT_IO_PACKET0, streamAction);
+        poke(place, 4u32);
+    }
+}
+
+#[test]
+fn a_callout_does_not_see_a_connection_that_it_has_allowed() {
+    let mut talk = Talk::new(allow);
+    // Else it would block what it is shown.
+    assert_eq!(talk.say(b"one"), b"one");
+    assert_eq!(talk.say(b"two"), b"two");
+}
+
 #[test]
 fn an_aborted_flow_is_reset() {
     let mut talk = Talk::new(defer);

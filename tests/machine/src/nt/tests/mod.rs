@@ -7,14 +7,17 @@
 mod asynchronous;
 mod callouts;
 mod classify;
+mod deferred;
 mod engine;
 mod injection;
 mod load;
+mod locked;
 mod own_time;
 mod packets;
 mod pool;
 mod registry;
 mod sync;
+mod tables;
 mod threads;
 
 use std::ffi::c_void;

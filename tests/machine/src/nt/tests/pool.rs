@@ -181,6 +181,10 @@ impl super::super::Guest for Faulting {
     fn escape(&self, _: Stop) -> ! {
         unreachable!("no export is called")
     }
+
+    fn in_call(&self) -> bool {
+        false
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::super::dispatcher::*;
 use super::super::ex::*;
 use super::super::ke::*;
 use super::super::types::{EX_RUNDOWN_REF, FAST_MUTEX, KEVENT, LARGE_INTEGER};

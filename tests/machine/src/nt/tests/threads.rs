@@ -63,7 +63,7 @@ fn closing_a_handle_ends_no_wait() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(!waiter.is_finished());
         if let Some(Object::Event(event)) = object {
-            event.signaled.store(true, Ordering::SeqCst);
+            event.set(true);
         }
         kernel.bell.ring();
         assert_eq!(clean(&kernel, waiter.join().unwrap()), 0);

@@ -53,6 +53,127 @@ raw! {
     struct KEVENT { Header: DISPATCHER_HEADER }
 
     /// `wdm.h`.
+    struct KMUTANT {
+        Header: DISPATCHER_HEADER,
+        MutantListEntry: LIST_ENTRY,
+        OwnerThread: Address,
+        MutantFlags = "@u1.MutantFlags": u8,
+        ApcDisable: u8,
+    }
+
+    /// `wdm.h`.
+    struct KSEMAPHORE { Header: DISPATCHER_HEADER, Limit: i32 }
+
+    /// `wdm.h`.
+    struct KDPC {
+        Type = "@u1.@s1.Type": u8,
+        Importance = "@u1.@s1.Importance": u8,
+        Number = "@u1.@s1.Number": u16,
+        DpcListEntry: Address,
+        ProcessorHistory: u64,
+        DeferredRoutine: Address,
+        DeferredContext: Address,
+        SystemArgument1: Address,
+        SystemArgument2: Address,
+        DpcData: Address,
+    }
+
+    /// `wdm.h`.
+    struct KTIMER {
+        Header: DISPATCHER_HEADER,
+        DueTime: u64,
+        TimerListEntry: LIST_ENTRY,
+        Dpc: Address,
+        Processor: u16,
+        TimerType: u16,
+        Period: u32,
+    }
+
+    /// `wdm.h`. Its parts are the system's own.
+    struct ERESOURCE {
+        SystemResourcesList: LIST_ENTRY,
+        OwnerTable: Address,
+        ActiveCount: i16,
+        Flag = "@u1.Flag": u16,
+        SharedWaiters: Address,
+        ExclusiveWaiters: Address,
+        OwnerEntry: [u64; 2],
+        ActiveEntries: u32,
+        ContentionCount: u32,
+        NumberOfSharedWaiters: u32,
+        NumberOfExclusiveWaiters: u32,
+        Reserved2: Address,
+        Address = "@u2.Address": usize,
+        SpinLock: Address,
+    }
+
+    /// `ntddk.h`.
+    struct RTL_BALANCED_LINKS {
+        Parent: Address,
+        LeftChild: Address,
+        RightChild: Address,
+        Balance: i8,
+        Reserved: [u8; 3],
+    }
+
+    /// `ntddk.h`.
+    struct RTL_AVL_TABLE {
+        BalancedRoot: RTL_BALANCED_LINKS,
+        OrderedPointer: Address,
+        WhichOrderedElement: u32,
+        NumberGenericTableElements: u32,
+        DepthOfTree: u32,
+        RestartKey: Address,
+        DeleteCount: u32,
+        CompareRoutine: Address,
+        AllocateRoutine: Address,
+        FreeRoutine: Address,
+        TableContext: Address,
+    }
+
+    /// `wdm.h`. The list's head comes first.
+    #[repr(align(64))]
+    struct GENERAL_LOOKASIDE {
+        ListHead = "@u1.ListHead": [u64; 2],
+        Depth: u16,
+        MaximumDepth: u16,
+        TotalAllocates: u32,
+        AllocateMisses = "@u2.AllocateMisses": u32,
+        TotalFrees: u32,
+        FreeMisses = "@u3.FreeMisses": u32,
+        Type: i32,
+        Tag: u32,
+        Size: u32,
+        Allocate = "@u4.Allocate": Address,
+        Free = "@u5.Free": Address,
+        ListEntry: LIST_ENTRY,
+        LastTotalAllocates: u32,
+        LastAllocateMisses = "@u6.LastAllocateMisses": u32,
+        Future: [u32; 2],
+    }
+
+    /// `wdm.h`: the inner structure of a `LOOKASIDE_LIST_EX`.
+    #[repr(align(16))]
+    struct GENERAL_LOOKASIDE_POOL {
+        ListHead = "@u1.ListHead": [u64; 2],
+        Depth: u16,
+        MaximumDepth: u16,
+        TotalAllocates: u32,
+        AllocateMisses = "@u2.AllocateMisses": u32,
+        TotalFrees: u32,
+        FreeMisses = "@u3.FreeMisses": u32,
+        Type: i32,
+        Tag: u32,
+        Size: u32,
+        AllocateEx = "@u4.AllocateEx": Address,
+        FreeEx = "@u5.FreeEx": Address,
+        ListEntry: LIST_ENTRY,
+        LastTotalAllocates: u32,
+        LastAllocateMisses = "@u6.LastAllocateMisses": u32,
+        Future: [u32; 2],
+    }
+
+    /// `wdm.h`.
     struct FAST_MUTEX {
         Count: i32,
         Owner: Address,

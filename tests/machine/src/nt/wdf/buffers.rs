@@ -332,6 +332,7 @@ fn probe_and_lock(
     if write && foreign::write_bytes(buffer, &bytes).is_err() {
         return Ok(Status::ACCESS_VIOLATION);
     }
+    kernel.lock_users(buffer);
     let data = Data::Memory { address: buffer, size: length, tag: 0 };
     object::give(object::create(kernel, Kind::Memory, 0, Parent::Fixed(request), data)?, out)
 }

@@ -22,6 +22,7 @@ mod object;
 mod queue;
 mod registry;
 mod request;
+mod scope;
 mod strings;
 mod timer;
 mod work;
@@ -55,6 +56,7 @@ pub use work::*;
 mod status {
     use crate::status::Status;
 
+    pub(super) const INCOMPATIBLE_EXECUTION_LEVEL: Status = Status(0xC020_020C_u32 as i32);
     pub(super) const PAUSED: Status = Status(0xC020_0203_u32 as i32);
     pub(super) const BUSY: Status = Status(0xC020_0204_u32 as i32);
     pub(super) const REQUEST_INVALID_STATE: Status = Status(0xC020_0208_u32 as i32);
@@ -136,6 +138,8 @@ pub(super) struct Framework {
     /// The drivers that are bound.
     clients: BTreeMap<DriverId, bind::Client>,
     objects: BTreeMap<Address, object::Object>,
+    /// Locks of synchronization scopes, by device or queue.
+    scopes: BTreeMap<Address, scope::Lock>,
     /// What `WdfControlDeviceInitAllocate` made and no device has taken.
     inits: BTreeMap<Address, device::Init>,
     /// The number of handles so far.

@@ -15,8 +15,8 @@ use super::super::types::{Address, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_OBJECT_C
 use super::super::work::Job;
 use super::super::{Kernel, Trouble, foreign};
 use super::{
-    Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, status,
-    timer, work,
+    Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, scope,
+    status, timer, work,
 };
 use crate::driver::DriverId;
 use crate::status::Status;
@@ -44,6 +44,8 @@ pub(super) struct Object {
     pub state: State,
     contexts: Vec<Context>,
     pub data: Data,
+    /// Execution level and synchronization scope of its callbacks.
+    pub wanted: scope::Wanted,
 }
 
 /// A context of an object, with the callbacks that came with it. A context without
@@ -130,6 +132,7 @@ pub(super) fn create(
         },
     };
     let owner = kernel.caller();
+    let wanted = scope::Wanted::of(given.as_ref());
     let mut framework = kernel.framework();
     if parent != 0 {
         framework.object(parent)?;
@@ -145,6 +148,7 @@ pub(super) fn create(
         state: State::Live,
         contexts,
         data,
+        wanted,
     };
     framework.objects.insert(handle, object);
     if parent != 0 {

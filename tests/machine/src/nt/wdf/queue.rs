@@ -9,7 +9,9 @@ use super::super::types::{Address, NTSTATUS, WDF_IO_QUEUE_CONFIG};
 use super::super::{Kernel, Trouble, foreign};
 use super::object::{self, Parent};
 use super::request::{self, Place};
-use super::{Data as ObjectData, Framework, Kind, finish, finish_value, finish_void, not_null, status};
+use super::{
+    Data as ObjectData, Framework, Kind, finish, finish_value, finish_void, not_null, scope, status,
+};
 use crate::status::Status;
 
 /// `WDF_IO_QUEUE_DISPATCH_TYPE` (`wdfio.h`).
@@ -223,7 +225,7 @@ fn call_back(kernel: &Kernel, queue: Address, request: Address) {
         let _ = request::complete(kernel, request, invalid, Some(0));
         return;
     }
-    let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, name);
+    scope::call(kernel, queue, callback, &arguments, (Irql::PASSIVE, name));
 }
 
 /// Forgets a request that the driver got from the queue: it is completed, or in
@@ -251,7 +253,7 @@ fn settle(kernel: &Kernel, queue: Address) {
     kernel.bell.ring();
     for (callback, context) in due.into_iter().filter(|(callback, _)| *callback != 0) {
         let arguments = [queue as u64, context as u64];
-        let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "EvtIoQueueState");
+        scope::call(kernel, queue, callback, &arguments, (Irql::PASSIVE, "EvtIoQueueState"));
     }
 }
 

@@ -6,7 +6,9 @@ use super::super::irp;
 use super::super::types::{Address, BOOLEAN, NTSTATUS, WDF_REQUEST_PARAMETERS};
 use super::super::{Kernel, Trouble, foreign};
 use super::object::{self, Parent};
-use super::{Data as ObjectData, Kind, boolean, finish, finish_value, finish_void, not_null, queue, status};
+use super::{
+    Data as ObjectData, Kind, boolean, finish, finish_value, finish_void, not_null, queue, scope, status,
+};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -421,23 +423,23 @@ pub(super) fn cancel_in_queue(kernel: &Kernel, request: Address) -> Result<(), T
         return complete(kernel, request, Status::CANCELLED, Some(0));
     }
     let arguments = [queue as u64, request as u64];
-    let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "EvtIoCanceledOnQueue");
+    scope::call(kernel, queue, callback, &arguments, (Irql::PASSIVE, "EvtIoCanceledOnQueue"));
     Ok(())
 }
 
 /// Cancels a request that the driver has, if the driver marked it as cancelable.
 /// Returns whether it was.
 pub(super) fn cancel_owned(kernel: &Kernel, request: Address) -> Result<bool, Trouble> {
-    let callback = {
+    let (callback, queue) = {
         let mut framework = kernel.framework();
         let Ok(data) = framework.request(request) else { return Ok(false) };
         if data.cancel == 0 {
             return Ok(false);
         }
         data.canceled = true;
-        std::mem::take(&mut data.cancel)
+        (std::mem::take(&mut data.cancel), data.queue)
     };
-    let _ = kernel.call_driver(callback, &[request as u64], Irql::PASSIVE, "EvtRequestCancel");
+    scope::call(kernel, queue, callback, &[request as u64], (Irql::PASSIVE, "EvtRequestCancel"));
     Ok(true)
 }
 

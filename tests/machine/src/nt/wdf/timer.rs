@@ -7,7 +7,7 @@ use super::super::enter::enter;
 use super::super::types::{Address, BOOLEAN, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_TIMER_CONFIG_V1_7};
 use super::super::{Kernel, foreign, ke};
 use super::object::{self, Parent};
-use super::{Data as ObjectData, Kind, boolean, finish, finish_value, not_null, status};
+use super::{Data as ObjectData, Kind, boolean, finish, finish_value, not_null, scope, status};
 use crate::status::Status;
 
 /// `WdfExecutionLevelPassive` (`wdfobject.h`).
@@ -17,6 +17,8 @@ const PASSIVE_EXECUTION: i32 = 2;
 #[derive(Debug)]
 pub(super) struct Data {
     callback: Address,
+    /// Whether it runs under the lock of its parent's callbacks.
+    serialized: bool,
     /// In milliseconds; 0 for a timer that fires once.
     period: u32,
     /// The level of the callback: DISPATCH_LEVEL unless the driver asked for less.
@@ -52,6 +54,7 @@ pub extern "win64" fn WdfTimerCreate(
         }
         let data = ObjectData::Timer(Data {
             callback: config.EvtTimerFunc,
+            serialized: config.AutomaticSerialization != 0,
             period: config.Period,
             level: if is_passive { Irql::PASSIVE } else { Irql::DISPATCH },
             started: false,
@@ -93,7 +96,7 @@ fn run(kernel: &Kernel, handle: Address, generation: u64, due: i64) {
         kernel.on_processor(processor, Irql::PASSIVE, |kernel| {
             let _due = ke::wait(kernel, &what, Some(due), is_over);
         });
-        let (callback, level, period) = {
+        let (callback, level, period, serialized) = {
             let mut framework = kernel.framework();
             let Ok(timer) = framework.timer(handle) else { return };
             if timer.generation != generation || kernel.stopped().is_some() {
@@ -101,10 +104,12 @@ fn run(kernel: &Kernel, handle: Address, generation: u64, due: i64) {
             }
             timer.running = Some(thread::current().id());
             timer.started = timer.period != 0;
-            (timer.callback, timer.level, timer.period)
+            (timer.callback, timer.level, timer.period, timer.serialized)
         };
-        let _ = kernel.on_processor(processor, level, |kernel| {
-            kernel.call_driver(callback, &[handle as u64], level, "EvtTimerFunc")
+        let (arguments, way) = ([handle as u64], (level, "EvtTimerFunc"));
+        kernel.on_processor(processor, level, |kernel| match serialized {
+            true => scope::call(kernel, handle, callback, &arguments, way),
+            false => drop(kernel.call_driver(callback, &arguments, way.0, way.1)),
         });
         if let Ok(timer) = kernel.framework().timer(handle) {
             timer.running = None;

@@ -4,16 +4,18 @@ use std::thread::{self, ThreadId};
 
 use super::super::cpu::Irql;
 use super::super::enter::enter;
-use super::super::types::{Address, NTSTATUS, WDF_WORKITEM_CONFIG};
+use super::super::types::{Address, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_WORKITEM_CONFIG};
 use super::super::work::Job;
 use super::super::{Kernel, foreign, ke};
 use super::object::{self, Parent};
-use super::{Data as ObjectData, Kind, finish, finish_value, finish_void, not_null, status};
+use super::{Data as ObjectData, Kind, finish, finish_value, finish_void, not_null, scope, status};
 
 /// A work item.
 #[derive(Debug)]
 pub(super) struct Data {
     callback: Address,
+    /// Whether it runs under the lock of its parent's callbacks.
+    serialized: bool,
     /// Whether it is queued and no worker has taken it.
     queued: bool,
     /// The threads that run it. It may be queued again while it runs.
@@ -35,7 +37,13 @@ pub extern "win64" fn WdfWorkItemCreate(
         if config.EvtWorkItemFunc == 0 {
             return Ok(status::NO_CALLBACK);
         }
-        let data = Data { callback: config.EvtWorkItemFunc, queued: false, running: Vec::new() };
+        let serialized = config.AutomaticSerialization != 0;
+        let attributes: WDF_OBJECT_ATTRIBUTES = foreign::read_sized(not_null("Attributes", Attributes)?)?;
+        // "A work item runs at PASSIVE_LEVEL", where it cannot wait for a spin lock.
+        if serialized && scope::has_spin_lock(&kernel.framework(), attributes.ParentObject) {
+            return Ok(status::INCOMPATIBLE_EXECUTION_LEVEL);
+        }
+        let data = Data { callback: config.EvtWorkItemFunc, serialized, queued: false, running: Vec::new() };
         let data = ObjectData::WorkItem(data);
         object::give(object::create(&kernel, Kind::WorkItem, Attributes, Parent::Required, data)?, WorkItem)
     };
@@ -59,14 +67,18 @@ pub extern "win64" fn WdfWorkItemEnqueue(DriverGlobals: Address, WorkItem: Addre
 
 /// Runs a work item on a worker's thread.
 pub(in crate::nt) fn run(kernel: &Kernel, handle: Address) {
-    let callback = {
+    let (callback, serialized) = {
         let mut framework = kernel.framework();
         let Ok(item) = framework.work_item(handle) else { return };
         item.queued = false;
         item.running.push(thread::current().id());
-        item.callback
+        (item.callback, item.serialized)
     };
-    let _ = kernel.call_driver(callback, &[handle as u64], Irql::PASSIVE, "worker routine");
+    let way = (Irql::PASSIVE, "worker routine");
+    match serialized {
+        true => scope::call(kernel, handle, callback, &[handle as u64], way),
+        false => drop(kernel.call_driver(callback, &[handle as u64], way.0, way.1)),
+    }
     // It may have deleted itself.
     if let Ok(item) = kernel.framework().work_item(handle) {
         item.running.retain(|thread| *thread != thread::current().id());
