@@ -226,6 +226,12 @@ bugs! {
     Entry WAIT_OBJECTS => KeWaitForMultipleObjects(0, DATA.at(), 0, 0, 0, 0, 0, 0);
 
     Entry REFERENCE_BAD_HANDLE => ObReferenceObjectByHandle(0x1234, 0, 0, 0, DATA.at(), 0);
+    Entry ERROR_LOG_ENTRY => {
+        let entry = IoAllocateErrorLogEntry(DEVICE_OBJECT.load(SeqCst), 48);
+        // DumpDataSize is no multiple of 4.
+        poke(entry + 2, 3);
+        IoWriteErrorLogEntry(entry)
+    };
     Entry BAD_HANDLE => ZwClose(0x1234);
     Entry WORK_ITEM_QUEUED_TWICE => {
         let item = behind_a_slow_one();
