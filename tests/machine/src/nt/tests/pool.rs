@@ -177,6 +177,10 @@ impl super::super::Guest for Faulting {
         Err(Stop::Fault { exception, text: "fault".into() })
     }
 
+    fn in_call(&self) -> bool {
+        false
+    }
+
     fn escape(&self, _: Stop) -> ! {
         unreachable!("no export is called")
     }
