@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::fwp::Prototype;
 use super::links::ErrorLogEntry;
 use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
@@ -106,7 +107,7 @@ pub struct Objects {
     /// Number of the driver's references by object.
     pub referenced: BTreeMap<Address, u32>,
     /// The callout that the driver last registered under each key.
-    pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
+    pub callouts: BTreeMap<Guid, (FWPS_CALLOUT3, Prototype)>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
     /// Names of devices by the links to them. The links are in lower case, without
