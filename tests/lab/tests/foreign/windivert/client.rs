@@ -387,10 +387,11 @@ impl Receive {
     pub fn addresses(&self) -> Vec<Address> {
         // SAFETY: the box is this value's own; the driver has written it before the end.
         let length = unsafe { (&raw const self.written.length).read_volatile() };
-        let count = length as usize / ADDRESS;
-        let first = self.written.addresses.as_ptr();
-        // SAFETY: as above; the driver writes no more addresses than there are.
-        let read = |at| unsafe { first.add(at).read_volatile() };
-        (0..count.min(self.written.addresses.len())).map(|at| Address { bytes: read(at) }).collect()
+        let count = (length as usize / ADDRESS).min(self.written.addresses.len());
+        let read = |address: &[u8; ADDRESS]| {
+            // SAFETY: as above.
+            Address { bytes: unsafe { std::ptr::from_ref(address).read_volatile() } }
+        };
+        self.written.addresses[..count].iter().map(read).collect()
     }
 }

@@ -7,7 +7,7 @@ use super::fake::Kept;
 use super::world::{PORT, World};
 use crate::host::layers::Field;
 use crate::host::scene::flag;
-use crate::host::{Application, Event, Layer, Options, State, definition};
+use crate::host::{Application, Event, Layer, OpenPoints, Options, State, definition};
 use crate::wfp::{AleFields, Value};
 use crate::wire::{Family, compose};
 
@@ -74,7 +74,7 @@ fn a_packet_from_the_network_that_claims_the_hosts_address_is_no_loopback() {
 fn sockets_that_answer_each_other_leave_the_network_its_turn() {
     for family in Family::BOTH {
         let mut world =
-            World::with(family, Options { log_limit: 16, ..Options::default() }, Default::default());
+            World::with(family, Options { log_limit: 16, ..Options::default() }, OpenPoints::default());
         let (one, other) = (world.host_at(7), world.host_at(8));
         world.host.echo_datagrams(one).unwrap();
         world.host.echo_datagrams(other).unwrap();
