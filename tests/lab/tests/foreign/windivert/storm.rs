@@ -96,7 +96,7 @@ impl Stage {
             {
                 let packet = &reply.output[..reply.information as usize];
                 // A handle that was shut down sends nothing.
-                let _sent = handle.send(packet, &read.address().bytes);
+                let _sent = handle.send(packet, &read.address());
             }
             reads.pop();
         }

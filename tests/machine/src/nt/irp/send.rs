@@ -126,19 +126,19 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
 
 /// Compares what the dispatch routine returned with what it did.
 fn check(kernel: &Kernel, irp: Address, status: Status) {
-    let (text, completed) = {
+    let (text, completed, marked) = {
         let mut irps = kernel.irps();
         let Some(known) = irps.get_mut(&irp) else { return };
         known.returned = Some(status);
         let (text, completed) = (known.describe(irp), known.completed);
+        // A request that is not completed is in memory as long as the table is locked.
+        let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
+        let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
         if completed.is_some() {
             irps.remove(&irp);
         }
-        (text, completed)
+        (text, completed, marked)
     };
-    // A request that is not completed is still in memory.
-    let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
-    let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
     let rule = match (status == Status::PENDING, marked, completed.is_some()) {
         (true, false, _) => &rules::IRP_NOT_MARKED_PENDING,
         (false, true, _) => &rules::IRP_MARKED_PENDING,
