@@ -12,16 +12,21 @@ use machine::Machine;
 use machine::host::{self, Application, Host, OpenPoints};
 use machine::nt::{Irql, Kernel, Options};
 use machine::schedule::{self, Random, Scheduling, Thread};
+use machine::verifier::{Rule, rules};
 use machine::wfp::Engine;
 use machine::wire::{Network, compose};
 
 use super::client::{self, Divert, Layer, flag};
-use super::{start_with, stop, sys};
+use super::{start_with, sys};
 
 /// How many handles each program opens.
 const HANDLES: usize = 3;
 const PROGRAMS: usize = 2;
 const OPEN: u16 = 80;
+
+/// What the driver does wrong (docs/DRIVERS.md), and what is left then.
+const KNOWN: [&Rule; 1] = [&rules::CALLOUT_DEADLOCK];
+const LEFT: [&Rule; 3] = [&rules::CALLOUTS_LEFT, &rules::FILTER_OBJECT_LEFT, &rules::FLOW_CONTEXT_LEFT];
 
 struct Stage {
     kernel: Arc<Kernel>,
@@ -53,6 +58,8 @@ impl Stage {
                 while host.transmit().is_some() {}
             });
             schedule::note("packet", packet.len() as u64);
+            // A thread that waits for a spin lock has its turn only when others wait, too.
+            let _waited = schedule::pause(&|| "the next packet".to_owned());
         }
         self.at(processor, || drop(host));
     }
@@ -140,7 +147,10 @@ fn packet(network: &Network, random: &mut Random) -> Vec<u8> {
 fn storm(sys: &std::path::Path, scheduling: Scheduling) {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     let options = Options { processors: 4, ..storm::options(seed) };
-    let machine: Machine = start_with(sys, options);
+    let mut machine: Machine = start_with(sys, options);
+    for rule in KNOWN.iter().chain(&LEFT) {
+        machine.kernel().verifier().tolerate(rule);
+    }
     let stage = Stage {
         kernel: Arc::clone(machine.kernel()),
         engine: Arc::clone(machine.engine()),
@@ -160,13 +170,20 @@ fn storm(sys: &std::path::Path, scheduling: Scheduling) {
     if let Some(stop) = machine.kernel().stopped() {
         panic!("seed {seed}: {stop}");
     }
-    stop(machine);
+    let kernel = machine.kernel();
+    assert!(kernel.work().drain(Duration::from_secs(10)), "seed {seed}: the driver's worker goes on");
+    machine.stop().unwrap_or_else(|stop| panic!("seed {seed}: {stop}"));
+    let rules: Vec<_> = machine.kernel().verifier().findings().iter().map(|it| it.violation.rule).collect();
+    // What the engine has refused to unregister is left.
+    let is_known = rules.iter().any(|rule| KNOWN.contains(rule));
+    let is_expected = |rule: &&Rule| is_known && (KNOWN.contains(rule) || LEFT.contains(rule));
+    assert!(rules.iter().all(is_expected), "seed {seed}: {rules:?}");
 }
 
 #[test]
 fn handles_come_and_go_under_traffic_one_thread_at_a_time() {
     let Some(sys) = sys() else { return };
-    for seed in 0..4 {
+    for seed in 0..16 {
         storm(&sys, Scheduling::Deterministic { seed });
     }
 }
@@ -174,7 +191,7 @@ fn handles_come_and_go_under_traffic_one_thread_at_a_time() {
 #[test]
 fn handles_come_and_go_under_traffic_all_at_once() {
     let Some(sys) = sys() else { return };
-    for seed in 0..8 {
+    for seed in 0..2 {
         storm(&sys, Scheduling::Parallel { seed });
     }
 }
