@@ -59,7 +59,9 @@ impl Stage {
             });
             schedule::note("packet", packet.len() as u64);
             // A thread that waits for a spin lock has its turn only when others wait, too.
-            let _waited = schedule::pause(&|| "the next packet".to_owned());
+            if !self.is_over() {
+                schedule::pause(&|| "the next packet".to_owned());
+            }
         }
         self.at(processor, || drop(host));
     }
