@@ -35,8 +35,7 @@ impl Strings {
     }
 
     /// Adds a string that consists of these ASCII parts. What does not fit is cut off;
-    /// room for the ends of later strings is kept. Does nothing if there are [`MOST`]
-    /// strings.
+    /// room for the ends of later strings is kept. Does nothing if there are five strings.
     #[inline(never)]
     pub fn with(&mut self, parts: &[&[u8]]) -> &mut Self {
         if self.count == MOST {

@@ -9,7 +9,7 @@
 //! | [`accelerator`] | whether this computer runs machines on its processor |
 //! | [`machine`] | QEMU's command line, and its process |
 //! | [`network`] | the network with the machine, and the scan over it |
-//! | [`line`] | the lines on the machine's serial port |
+//! | [`mod@line`] | the lines on the machine's serial port |
 //! | [`qmp`] | QEMU's machine protocol |
 //! | [`serial`] | the serial port, in the order of QEMU's events |
 //! | [`progress`] | where a run is, and what this side has checked |
