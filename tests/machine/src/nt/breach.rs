@@ -1,9 +1,14 @@
 //! Reports breaches of rules and stops the machine.
 
+use std::ops::Range;
+
+use nix::sys::mman::ProtFlags;
+
 use super::Kernel;
 use super::cpu::{self, Irql};
 use super::foreign::{BadPointer, BadString};
 use super::guest::Stop;
+use super::paging;
 use super::types::Address;
 use crate::verifier::{Finding, Violation, rules};
 use crate::wfp::{self, Engine};
@@ -58,8 +63,8 @@ impl Kernel {
         match trouble {
             Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
             Trouble::String(address, BadString::Malformed) => Violation::new(
-                &rules::MALFORMED_STRING,
-                [0, address as u64, 0],
+                &rules::MALFORMED_STRING_ELSEWHERE,
+                [self.call_site(), address as u64, 0],
                 format!("UNICODE_STRING at {address:#x}"),
             ),
             Trouble::Rule(violation) => violation,
@@ -106,7 +111,7 @@ impl Kernel {
                 let violation = self.exception(&exception, irql, &text);
                 let parameters = violation.bugcheck_parameters();
                 let stop = Stop::BugCheck {
-                    code: violation.rule.code,
+                    code: violation.code,
                     parameters,
                     text: format!("{violation}\n{text}"),
                 };
@@ -127,10 +132,32 @@ impl Kernel {
         self.bad_pointer_at(bad, cpu::irql())
     }
 
+    /// Makes sections of a driver pageable: their addresses, and whether they are writable
+    /// and executable.
+    pub fn add_pageable(&self, sections: Vec<(Range<u64>, bool, bool)>) {
+        for (range, writable, executable) in sections {
+            let mut access = ProtFlags::PROT_READ;
+            access.set(ProtFlags::PROT_WRITE, writable);
+            access.set(ProtFlags::PROT_EXEC, executable);
+            paging::add(self.pool().id(), range.start as usize..range.end as usize, access);
+        }
+    }
+
+    /// Forgets the pageable sections in an image that is about to be unmapped.
+    pub fn remove_pageable(&self, image: Range<u64>) {
+        paging::remove(&(image.start as usize..image.end as usize));
+    }
+
+    /// Whether an address is in pageable memory: paged pool, or a pageable section of a
+    /// driver.
+    pub(super) fn is_pageable(&self, address: Address) -> bool {
+        paging::is_pageable(address)
+    }
+
     /// Refuses pageable memory for an object that other processors access at any
     /// level.
     pub(super) fn resident(&self, object: Address) -> Result<(), Violation> {
-        match self.pool().is_paged(object) {
+        match self.is_pageable(object) {
             true => Err(Violation::new(&rules::LOCK_PAGEABLE, [object as u64, 0, 0], format!("{object:#x}"))),
             false => Ok(()),
         }
@@ -175,7 +202,7 @@ pub fn describe_address(address: Address) -> Option<String> {
 
 fn bugcheck(violation: &Violation) -> Stop {
     Stop::BugCheck {
-        code: violation.rule.code,
+        code: violation.code,
         parameters: violation.bugcheck_parameters(),
         text: violation.to_string(),
     }

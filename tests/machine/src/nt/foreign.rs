@@ -13,6 +13,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
 use super::memory::PAGE;
+use super::paging;
 use super::types::{GUID, Plain, UNICODE_STRING};
 use crate::wfp::Guid;
 
@@ -53,8 +54,25 @@ pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
     Ok(bytes)
 }
 
-/// Fills `bytes` from `address`.
+/// Fills `bytes` from `address`. What is pageable is brought in first, below
+/// DISPATCH_LEVEL.
 fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
+    match copy_from(address, bytes) {
+        Err(bad) if paging::bring_in(address..address.saturating_add(bytes.len())) => {
+            copy_from(address, bytes).map_err(|_| bad)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Copies bytes from the driver, unless some of them are taken out of memory.
+#[cfg(test)]
+pub fn read_present(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
+    let mut bytes = vec![0; len];
+    copy_from(address, &mut bytes).map(|()| bytes)
+}
+
+fn copy_from(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: false };
@@ -69,8 +87,18 @@ fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// Copies bytes to the driver.
+/// Copies bytes to the driver. What is pageable is brought in first, below
+/// DISPATCH_LEVEL.
 pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
+    match copy_to(address, bytes) {
+        Err(bad) if paging::bring_in(address..address.saturating_add(bytes.len())) => {
+            copy_to(address, bytes).map_err(|_| bad)
+        }
+        outcome => outcome,
+    }
+}
+
+fn copy_to(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: true };

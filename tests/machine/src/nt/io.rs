@@ -6,7 +6,8 @@ use super::foreign;
 use super::load::{parameters_key, service_key};
 use super::memory::Guarded;
 use super::objects::{Device, Object, WorkItem};
-use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS};
+use super::guest::Place;
+use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS, WORK_QUEUE_ITEM};
 use super::work::Job;
 use super::{Kernel, Trouble, status};
 use crate::status::Status;
@@ -92,6 +93,7 @@ pub(super) fn create_device(
     memory.put(address, &device);
     let entry = Device { memory, name, references: 0, deleted: false, open: 0, framework: 0 };
     objects.devices.insert(address, entry);
+    objects.deleted_devices.remove(&address);
     drop(objects);
     kernel.link_devices(address);
     Ok(Ok(address))
@@ -104,10 +106,18 @@ pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
 }
 
 pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+    let size = kernel.objects().devices.get(&address).map_or(0, |device| device.memory.size());
     let mut objects = kernel.objects();
     if !objects.delete_device(address) {
-        return Err(no_such_object("DEVICE_OBJECT", address));
+        return Err(match objects.deleted_devices.contains(&address) {
+            true => {
+                let text = format!("DEVICE_OBJECT {address:#x}");
+                Violation::new(&rules::DEVICE_DELETED_TWICE, [kernel.call_site(), 0, 0], text).into()
+            }
+            false => no_such_object("DEVICE_OBJECT", address),
+        });
     }
+    kernel.locks().forget(address..address + size);
     let mut left = objects.devices.iter().filter(|(_, device)| !device.deleted);
     let first = left.next_back().map_or(0, |(address, _)| *address);
     drop(objects);
@@ -169,12 +179,14 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
     if kernel.pool().take_shortage() {
         return Ok(0);
     }
+    let of_driver = kernel.driver_name(device).is_some();
     let mut objects = kernel.objects();
-    if !objects.devices.contains_key(&device) {
-        return Err(no_such_object("DEVICE_OBJECT", device));
-    }
     let item = objects.opaque();
-    let entry = WorkItem { device, queued: false };
+    if !of_driver && !objects.devices.contains_key(&device) {
+        let text = format!("{device:#x} is no device or driver object");
+        return Err(Violation::new(&rules::WORK_ITEM_OBJECT, [item as u64, device as u64, 0], text).into());
+    }
+    let entry = WorkItem { device, queued: false, routine: 0 };
     objects.work_items.insert(item, entry);
     Ok(item)
 }
@@ -188,8 +200,8 @@ pub extern "win64" fn IoQueueWorkItem(
 ) {
     let kernel = enter!(IoQueueWorkItem);
     // One worker serves all queue types.
-    let _ = QueueType;
-    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
+    kernel.settle(check_queue(&kernel, IoWorkItem, WorkerRoutine, QueueType), ());
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, (Context, QueueType), false), ());
 }
 
 /// `IoQueueWorkItemEx`. The routine also gets the work item.
@@ -200,15 +212,65 @@ pub extern "win64" fn IoQueueWorkItemEx(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItemEx);
-    let _ = QueueType;
-    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, true), ());
+    kernel.settle(check_queue(&kernel, IoWorkItem, WorkerRoutine, QueueType), ());
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, (Context, QueueType), true), ());
+}
+
+/// `ExQueueWorkItem`, with a `WORK_QUEUE_ITEM` of the driver's own.
+pub extern "win64" fn ExQueueWorkItem(WorkItem: Address, QueueType: i32) {
+    let kernel = enter!(ExQueueWorkItem);
+    let queue = || {
+        let item: WORK_QUEUE_ITEM = foreign::read(WorkItem)?;
+        resident_item(&kernel, WorkItem)?;
+        check_queue(&kernel, WorkItem, item.WorkerRoutine, QueueType)?;
+        if kernel.work().queued_item_in(&(WorkItem..WorkItem + 1)).is_some() {
+            return Err(queued_twice(WorkItem, QueueType).into());
+        }
+        let (routine, parameter) = (item.WorkerRoutine, item.Parameter);
+        kernel.work().push(Job::WorkQueueItem { item: WorkItem, routine, parameter });
+        Ok::<_, Trouble>(())
+    };
+    kernel.settle(queue(), ());
+}
+
+/// Refuses a work item in pageable memory.
+pub(super) fn resident_item(kernel: &Kernel, item: Address) -> Result<(), Violation> {
+    match kernel.is_pageable(item) {
+        true => {
+            let text = format!("work item {item:#x}");
+            Err(Violation::new(&rules::WORK_ITEM_PAGEABLE, [item as u64, 0, 0], text))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Checks the type of queue (`WORK_QUEUE_TYPE`, `wdm.h`) and the routine of a work item.
+fn check_queue(kernel: &Kernel, item: Address, routine: Address, queue: i32) -> Result<(), Violation> {
+    /// Critical, delayed, hypercritical, normal, background, real time, super critical.
+    const TYPES: std::ops::Range<i32> = 0..7;
+    /// `CustomPriorityWorkQueue` and a priority.
+    const CUSTOM: std::ops::Range<i32> = 32..64;
+    let about = |rule| {
+        let parameters = [item as u64, queue as u32 as u64, 0];
+        Err(Violation::new(rule, parameters, format!("queue {queue}, routine {routine:#x}")))
+    };
+    if !TYPES.contains(&queue) && !CUSTOM.contains(&queue) {
+        return about(&rules::WORK_ITEM_QUEUE);
+    }
+    let bad = routine == 0 || matches!(kernel.guest().place(routine as u64), Some(Place::Data | Place::Stack));
+    if bad { about(&rules::WORK_ITEM_ROUTINE) } else { Ok(()) }
+}
+
+fn queued_twice(item: Address, queue: i32) -> Violation {
+    let parameters = [item as u64, queue as u32 as u64, 0];
+    Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, format!("work item {item:#x}"))
 }
 
 fn queue(
     kernel: &Kernel,
     item: Address,
     routine: Address,
-    context: Address,
+    (context, queue): (Address, i32),
     extended: bool,
 ) -> Result<(), Trouble> {
     let mut objects = kernel.objects();
@@ -216,11 +278,10 @@ fn queue(
         return Err(no_such_object("IO_WORKITEM", item));
     };
     if entry.queued {
-        let text = format!("work item {item:#x}");
-        let parameters = [item as u64, 0, 0];
-        return Err(Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, text).into());
+        return Err(queued_twice(item, queue).into());
     }
     entry.queued = true;
+    entry.routine = routine;
     let object = entry.device;
     if let Some(device) = objects.devices.get_mut(&object) {
         device.references += 1;
@@ -239,9 +300,9 @@ pub extern "win64" fn IoFreeWorkItem(IoWorkItem: Address) {
 fn free_work_item(kernel: &Kernel, item: Address) -> Result<(), Trouble> {
     match kernel.objects().work_items.remove(&item) {
         None => Err(no_such_object("IO_WORKITEM", item)),
-        Some(WorkItem { queued: true, .. }) => {
+        Some(WorkItem { queued: true, routine, .. }) => {
             let text = format!("work item {item:#x}");
-            let parameters = [item as u64, 0, 0];
+            let parameters = [item as u64, routine as u64, 0];
             Err(Violation::new(&rules::WORK_ITEM_FREED_ACTIVE, parameters, text).into())
         }
         Some(_) => Ok(()),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use super::cpu::{self, Backoff, Irql};
 use super::enter::enter;
 use super::foreign;
-use super::guest::Stop;
+use super::guest::{Place, Stop};
 use super::locks::Kind;
 use super::types::{
     Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
@@ -20,6 +20,8 @@ use crate::verifier::{Violation, rules};
 
 /// `SynchronizationEvent` (`wdm.h`): the `Type` of its dispatcher header.
 const SYNCHRONIZATION_EVENT: u8 = 1;
+/// `UserMode` (`wdm.h`).
+const USER_MODE: i8 = 1;
 /// `ALL_PROCESSOR_GROUPS` (`ntdef.h`).
 const ALL_PROCESSOR_GROUPS: u16 = 0xFFFF;
 
@@ -103,6 +105,7 @@ fn owner() -> usize {
 pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
     let kernel = enter!(KeInitializeSpinLock);
     kernel.settle(kernel.resident(SpinLock), ());
+    kernel.settle(kernel.locks().initializing(SpinLock), ());
     lock_word(SpinLock).store(0, Ordering::Release);
 }
 
@@ -111,21 +114,27 @@ pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
     let kernel = enter!(KeAcquireSpinLockRaiseToDpc);
     let old = cpu::irql();
     cpu::set_irql(&kernel, old.max(Irql::DISPATCH));
-    acquire(&kernel, SpinLock);
+    acquire(&kernel, SpinLock, Kind::Spin);
     old.0
 }
 
 /// `KeAcquireSpinLockAtDpcLevel`.
 pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
     let kernel = enter!(KeAcquireSpinLockAtDpcLevel);
-    acquire(&kernel, SpinLock);
+    acquire(&kernel, SpinLock, Kind::Spin);
 }
 
-pub(super) fn acquire(kernel: &Kernel, address: Address) {
+pub(super) fn acquire(kernel: &Kernel, address: Address, kind: Kind) {
     let word = lock_word(address);
-    if let Err(violation) = kernel.locks().acquiring(address) {
+    kernel.settle(kernel.resident(address), ());
+    if kernel.guest().place(address as u64) == Some(Place::Stack) {
+        // Another call's lock may have been there.
+        kernel.locks().forget(address..address + 1);
+    }
+    let may = initialized(kernel, address).and_then(|()| kernel.locks().acquiring(address, kind));
+    if let Err(violation) = may {
         // The lock is not taken, even if the breach is tolerated.
-        kernel.violate(violation);
+        kernel.violate(compliant(kernel, violation, kind));
         return;
     }
     let mut backoff = Backoff::default();
@@ -133,13 +142,39 @@ pub(super) fn acquire(kernel: &Kernel, address: Address) {
         backoff.wait(&|| format!("the spin lock at {address:#x}"));
         kernel.leave_if_stopped();
     }
-    kernel.locks().acquired(address, Kind::Spin);
+    kernel.locks().acquired(address, kind, kernel.thread_object());
+}
+
+/// A word that is neither free nor a processor's was never initialized. Zeros are not
+/// told from a free lock: on x64, `wdm.h` initializes a lock inline.
+fn initialized(kernel: &Kernel, address: Address) -> Result<(), Violation> {
+    match lock_word(address).load(Ordering::Relaxed) {
+        word if word <= kernel.options().possible() as usize => Ok(()),
+        word => {
+            let text = format!("lock {address:#x} holds {word:#x}");
+            Err(Violation::new(&rules::LOCK_NOT_INITIALIZED, [address as u64, 0, 0], text))
+        }
+    }
+}
+
+/// The breach as DDI compliance checking reports it, if that option is on. Deadlock
+/// detection finds a second acquisition first.
+fn compliant(kernel: &Kernel, violation: Violation, kind: Kind) -> Violation {
+    let rule = match (violation.rule, kind) {
+        (rule, Kind::Spin) if *rule == rules::LOCK_NOT_ACQUIRED => &rules::DDI_SPIN_LOCK_RELEASE,
+        (rule, Kind::Queued) if *rule == rules::LOCK_NOT_ACQUIRED => &rules::DDI_QUEUED_SPIN_LOCK_RELEASE,
+        _ => return violation,
+    };
+    match kernel.verifier().checks(rule) {
+        true => Violation::of_ddi(rule, violation.detail),
+        false => violation,
+    }
 }
 
 /// `KeReleaseSpinLock`. Restores the IRQL that the acquisition returned.
 pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
     let kernel = enter!(KeReleaseSpinLock);
-    release(&kernel, SpinLock);
+    release(&kernel, SpinLock, Kind::Spin);
     let (old, new) = (cpu::irql(), Irql(NewIrql));
     match new <= Irql::DISPATCH {
         true => cpu::set_irql(&kernel, new),
@@ -150,12 +185,12 @@ pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
 /// `KeReleaseSpinLockFromDpcLevel`.
 pub extern "win64" fn KeReleaseSpinLockFromDpcLevel(SpinLock: Address) {
     let kernel = enter!(KeReleaseSpinLockFromDpcLevel);
-    release(&kernel, SpinLock);
+    release(&kernel, SpinLock, Kind::Spin);
 }
 
-pub(super) fn release(kernel: &Kernel, address: Address) {
-    let taken = lock_word(address).load(Ordering::Relaxed) != 0;
-    kernel.settle(kernel.locks().releasing(address, Kind::Spin, taken), ());
+pub(super) fn release(kernel: &Kernel, address: Address, kind: Kind) {
+    let released = kernel.locks().releasing(address, kind, kernel.thread_object());
+    kernel.settle(released.map_err(|violation| compliant(kernel, violation, kind)), ());
     lock_word(address).store(0, Ordering::Release);
 }
 
@@ -238,9 +273,13 @@ pub extern "win64" fn KeWaitForSingleObject(
     // The ceiling depends on the timeout, so `may_wait` checks it.
     let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
     // No thread is ever alerted.
-    let _ = (WaitReason, WaitMode, Alertable);
+    let _ = (WaitReason, Alertable);
     let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
     kernel.settle(may_wait(Object, Timeout, timeout), ());
+    if WaitMode == USER_MODE && kernel.guest().place(Object as u64) == Some(Place::Stack) {
+        let text = format!("{Object:#x}");
+        kernel.violate(Violation::new(&rules::WAIT_ON_STACK, [Object as u64, 0, 0], text));
+    }
     let synchronization = event_type(Object) == SYNCHRONIZATION_EVENT;
     let take = || match synchronization {
         true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
@@ -260,8 +299,10 @@ fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> 
         Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
         _ => return Ok(()),
     };
-    // The reference calls the first parameter the address of the IRQL.
-    let parameters = [irql.0.into(), object as u64, timeout as u64];
+    // The level has an address.
+    static LEVELS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let level = std::ptr::from_ref(&LEVELS[usize::from(irql.0).min(15)]).expose_provenance();
+    let parameters = [level as u64, object as u64, timeout as u64];
     Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
 }
 

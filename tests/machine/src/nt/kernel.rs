@@ -58,6 +58,10 @@ pub struct Kernel {
     packets: Packets,
     registry: Registry<Notice>,
     verifier: Verifier,
+    /// Locked and mapped MDLs, by address.
+    pub(super) mdls: Mutex<super::mm::Mdls>,
+    /// Resources and push locks.
+    pub(super) resources: Mutex<super::resource::Resources>,
     locks: LockOrder,
     stack_marks: StackMarks,
     clock: Clock,
@@ -101,14 +105,15 @@ impl Kernel {
             busy: Mutex::default(),
             processors: (0..options.possible()).map(|_| Processor::default()).collect(),
             clock: Clock::new(options.own_time),
-            options,
             guest,
             engine: OnceLock::new(),
             pool: Pool::default(),
             packets: Packets::default(),
             registry: Registry::default(),
-            verifier: Verifier::default(),
-            locks: LockOrder::default(),
+            verifier: Verifier::new(options.verifier),
+            mdls: Mutex::default(),
+            resources: Mutex::default(),
+            locks: LockOrder::new(options.release_order),
             stack_marks: StackMarks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),
@@ -128,6 +133,7 @@ impl Kernel {
             cancel_lock: Guarded::new(PAGE),
             framework: Mutex::default(),
             linker: OnceLock::new(),
+            options,
         })
     }
 

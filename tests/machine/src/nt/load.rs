@@ -218,7 +218,9 @@ impl Kernel {
         let count = self.work().bare();
         if count > 0 {
             let text = format!("{count} WORK_QUEUE_ITEM queued or running");
-            self.condemn(Violation::new(&rules::UNLOADED_CODE, [0, 8, 0], text));
+            // What would be executed.
+            let routine = self.work().bare_routine() as u64;
+            self.condemn(Violation::new(&rules::UNLOADED_CODE, [routine, 8, 0], text));
         }
     }
 
@@ -257,11 +259,12 @@ impl Kernel {
                 let parameters = match *rule == rules::ETW_REGISTRATION_LEFT {
                     true => self.first_registration(),
                     // 0xC4/0x62: name, reserved, count.
-                    false => [0, 0, things.len() as u64],
+                    false => [self.name_address(), 0, things.len() as u64],
                 };
                 self.condemn(Violation::new(rule, parameters, things.join("; ")));
             }
         }
+        self.check_locked_pages();
         let mut packets: BTreeMap<&str, (&'static Rule, Vec<String>)> = BTreeMap::new();
         for (rule, text) in self.packets_left() {
             packets.entry(rule.id).or_insert((rule, Vec::new())).1.push(text);
@@ -274,6 +277,13 @@ impl Kernel {
             Some(stop) => Err(stop.clone()),
             None => Ok(report),
         }
+    }
+
+    /// Where the driver object has the driver's name.
+    fn name_address(&self) -> u64 {
+        let loaded = self.loaded();
+        let object = loaded.as_ref().map(|it| it.memory.get::<DRIVER_OBJECT>(it.memory.start()));
+        object.map_or(0, |object| object.DriverName.Buffer as u64)
     }
 
     /// 0xC4/0xDD: address of the registration, driver start, handle.

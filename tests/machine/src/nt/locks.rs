@@ -17,8 +17,10 @@ use crate::verifier::{Violation, rules};
 /// Kind of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `KSPIN_LOCK`.
+    /// `KSPIN_LOCK`, acquired by an ordinary function.
     Spin,
+    /// `KSPIN_LOCK`, acquired by a function for in-stack queued spin locks.
+    Queued,
     /// `FAST_MUTEX`.
     FastMutex,
 }
@@ -26,6 +28,11 @@ pub(super) enum Kind {
 thread_local! {
     /// Locks that driver code holds on this thread, in the order of acquisition.
     static HELD: RefCell<Vec<(Address, Kind)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The kinds of the locks held on this thread after the first `count`.
+pub(super) fn held_since(count: usize) -> Vec<Kind> {
+    HELD.with_borrow(|held| held.iter().skip(count).map(|(_, kind)| *kind).collect())
 }
 
 /// Number of locks held on this thread.
@@ -39,16 +46,61 @@ pub(super) fn forget_since(count: usize) {
     HELD.with_borrow_mut(|held| held.truncate(count));
 }
 
-/// The lock orders seen on a machine.
+/// A lock that a thread holds.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    kind: Kind,
+    /// The thread's object.
+    thread: Address,
+}
+
+/// The lock orders seen on a machine, and who holds which lock.
 #[derive(Debug, Default)]
 pub(super) struct LockOrder {
+    /// Whether locks must be released in the reverse order.
+    in_order: bool,
     taken_under: Mutex<BTreeMap<Address, BTreeSet<Address>>>,
+    owned: Mutex<BTreeMap<Address, Owned>>,
+    /// The kind of function that first acquired each lock.
+    kinds: Mutex<BTreeMap<Address, Kind>>,
 }
 
 impl LockOrder {
+    /// No order yet. `in_order` says whether locks must be released in the reverse order
+    /// of their acquisition.
+    pub fn new(in_order: bool) -> Self {
+        Self { in_order, ..Self::default() }
+    }
+
+    /// Records that a lock is initialized: what was seen of it before does not count.
+    pub fn initializing(&self, lock: Address) -> Result<(), Violation> {
+        let range = lock..lock + 1;
+        let held = self.held_in(&range);
+        self.forget(range);
+        match held {
+            Some(_) => {
+                let text = format!("lock {lock:#x} is held");
+                Err(Violation::new(&rules::LOCK_INITIALIZED_HELD, [lock as u64, 0, 0], text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A lock in a range of memory that a thread holds, and the thread.
+    pub fn held_in(&self, memory: &Range<Address>) -> Option<(Address, Address)> {
+        let owned = lock_table(&self.owned);
+        let found = owned.range(memory.clone()).next();
+        found.map(|(lock, owned)| (*lock, owned.thread))
+    }
+
+    /// Whether this thread holds the lock.
+    pub fn is_held_here(&self, lock: Address) -> bool {
+        HELD.with_borrow(|held| held.iter().any(|(address, _)| *address == lock))
+    }
+
     /// Checks whether this thread may take a lock. Called before it waits for the
     /// lock.
-    pub fn acquiring(&self, lock: Address) -> Result<(), Violation> {
+    pub fn acquiring(&self, lock: Address, kind: Kind) -> Result<(), Violation> {
         let held = HELD.with_borrow(Vec::clone);
         if held.iter().any(|(address, _)| *address == lock) {
             return Err(Violation::new(
@@ -57,10 +109,15 @@ impl LockOrder {
                 format!("lock {lock:#x}"),
             ));
         }
+        let first = *lock_table(&self.kinds).entry(lock).or_insert(kind);
+        if first != kind {
+            let text = format!("lock {lock:#x}, acquired as {first:?} before, as {kind:?}");
+            return Err(Violation::new(&rules::LOCK_WRONG_ACQUIRE, [lock as u64, 0, 0], text));
+        }
         if held.is_empty() {
             return Ok(());
         }
-        let mut graph = self.graph();
+        let mut graph = lock_table(&self.taken_under);
         for (outer, _) in held {
             if has_path(&graph, lock, outer) {
                 let text =
@@ -73,13 +130,14 @@ impl LockOrder {
     }
 
     /// Records that this thread has taken the lock.
-    pub fn acquired(&self, lock: Address, kind: Kind) {
+    pub fn acquired(&self, lock: Address, kind: Kind, thread: Address) {
         HELD.with_borrow_mut(|held| held.push((lock, kind)));
+        lock_table(&self.owned).insert(lock, Owned { kind, thread });
     }
 
-    /// Records that this thread releases the lock. `taken` says whether any thread
-    /// holds it.
-    pub fn releasing(&self, lock: Address, kind: Kind, taken: bool) -> Result<(), Violation> {
+    /// Records that this thread releases the lock.
+    pub fn releasing(&self, lock: Address, kind: Kind, thread: Address) -> Result<(), Violation> {
+        let owned = lock_table(&self.owned).remove(&lock);
         let mut later = HELD.with_borrow_mut(|held| {
             let at = held.iter().rposition(|(address, _)| *address == lock)?;
             let later = held.split_off(at + 1);
@@ -87,12 +145,21 @@ impl LockOrder {
             held.extend_from_slice(&later);
             Some(later)
         });
+        let text = format!("lock {lock:#x}");
         let Some(later) = &mut later else {
-            let rule = if taken { &rules::LOCK_RELEASED_ELSEWHERE } else { &rules::LOCK_NOT_ACQUIRED };
-            return Err(Violation::new(rule, [lock as u64, 0, 0], format!("lock {lock:#x}")));
+            return Err(match owned {
+                Some(owned) => {
+                    let parameters = [lock as u64, owned.thread as u64, thread as u64];
+                    Violation::new(&rules::LOCK_RELEASED_ELSEWHERE, parameters, text)
+                }
+                None => Violation::new(&rules::LOCK_NOT_ACQUIRED, [lock as u64, 0, 0], text),
+            });
         };
-        // Fast mutexes may be released in any order.
-        match later.iter().rfind(|(_, other)| (kind, *other) == (Kind::Spin, Kind::Spin)) {
+        if let Some(owned) = owned.filter(|owned| owned.kind != kind) {
+            let text = format!("{text}, acquired as {:?}, released as {kind:?}", owned.kind);
+            return Err(Violation::new(&rules::LOCK_WRONG_RELEASE, [lock as u64, 0, 0], text));
+        }
+        match later.last().filter(|_| self.in_order) {
             None => Ok(()),
             Some((first, _)) => {
                 let text = format!("lock {lock:#x} released before {first:#x}, which was taken later");
@@ -103,16 +170,19 @@ impl LockOrder {
 
     /// Forgets locks in memory that was freed.
     pub fn forget(&self, memory: Range<Address>) {
-        let mut graph = self.graph();
+        let mut graph = lock_table(&self.taken_under);
         graph.retain(|lock, _| !memory.contains(lock));
         for under in graph.values_mut() {
             under.retain(|lock| !memory.contains(lock));
         }
+        drop(graph);
+        lock_table(&self.owned).retain(|lock, _| !memory.contains(lock));
+        lock_table(&self.kinds).retain(|lock, _| !memory.contains(lock));
     }
+}
 
-    fn graph(&self) -> MutexGuard<'_, BTreeMap<Address, BTreeSet<Address>>> {
-        self.taken_under.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock_table<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a path in the graph leads from `from` to `to`.
@@ -136,8 +206,8 @@ mod tests {
 
     fn take(order: &LockOrder, locks: &[Address]) -> Result<(), &'static str> {
         let outcome = locks.iter().try_for_each(|&lock| {
-            order.acquiring(lock).map_err(|violation| violation.rule.id)?;
-            order.acquired(lock, Kind::Spin);
+            order.acquiring(lock, Kind::Spin).map_err(|violation| violation.rule.id)?;
+            order.acquired(lock, Kind::Spin, 7);
             Ok(())
         });
         forget_since(0);
@@ -156,18 +226,44 @@ mod tests {
         assert_eq!(take(&order, &[3, 2]), Ok(()));
     }
 
+    fn rule(outcome: Result<(), Violation>) -> Option<&'static str> {
+        outcome.err().map(|violation| violation.rule.id)
+    }
+
+    #[test]
+    fn a_lock_that_is_initialized_again_has_no_order() {
+        let order = LockOrder::default();
+        assert_eq!(take(&order, &[1, 2]), Ok(()));
+        assert_eq!(rule(order.initializing(2)), Some("LOCK_INITIALIZED_HELD"));
+        assert_eq!(rule(order.initializing(2)), None);
+        assert_eq!(take(&order, &[2, 1]), Ok(()));
+    }
+
     #[test]
     fn a_release_is_checked_against_the_locks_held() {
-        let order = LockOrder::default();
-        order.acquired(1, Kind::Spin);
-        order.acquired(2, Kind::FastMutex);
-        order.acquired(3, Kind::Spin);
-        let rule = |outcome: Result<(), Violation>| outcome.err().map(|violation| violation.rule.id);
-        assert_eq!(rule(order.releasing(2, Kind::FastMutex, true)), None);
-        assert_eq!(rule(order.releasing(1, Kind::Spin, true)), Some("LOCK_RELEASE_ORDER"));
-        assert_eq!(rule(order.releasing(3, Kind::Spin, true)), None);
-        assert_eq!(rule(order.releasing(3, Kind::Spin, false)), Some("LOCK_NOT_ACQUIRED"));
-        assert_eq!(rule(order.releasing(3, Kind::Spin, true)), Some("LOCK_RELEASED_ELSEWHERE"));
+        let order = LockOrder::new(true);
+        order.acquired(1, Kind::Spin, 7);
+        order.acquired(2, Kind::FastMutex, 7);
+        order.acquired(3, Kind::Spin, 7);
+        assert_eq!(rule(order.releasing(2, Kind::FastMutex, 7)), Some("LOCK_RELEASE_ORDER"));
+        assert_eq!(rule(order.releasing(1, Kind::Spin, 7)), Some("LOCK_RELEASE_ORDER"));
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), None);
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), Some("LOCK_NOT_ACQUIRED"));
+        order.acquired(3, Kind::Spin, 7);
+        forget_since(0);
+        let elsewhere = order.releasing(3, Kind::Spin, 8).unwrap_err();
+        assert_eq!(elsewhere.bugcheck_parameters(), [0x1004, 3, 7, 8]);
+        order.acquired(3, Kind::Queued, 7);
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), Some("LOCK_WRONG_RELEASE"));
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn a_release_in_another_order_is_right_unless_the_order_is_checked() {
+        let order = LockOrder::default();
+        order.acquired(1, Kind::Spin, 7);
+        order.acquired(2, Kind::Spin, 7);
+        assert_eq!(rule(order.releasing(1, Kind::Spin, 7)), None);
+        assert_eq!(rule(order.releasing(2, Kind::Spin, 7)), None);
     }
 }

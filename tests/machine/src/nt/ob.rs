@@ -4,10 +4,12 @@
 use super::cpu;
 use super::enter::enter;
 use super::types::{Address, HANDLE, NTSTATUS};
-use super::{Kernel, foreign};
+use super::{Kernel, foreign, process};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
+/// `KernelMode` (`wdm.h`).
+const KERNEL_MODE: i8 = 0;
 /// `NtCurrentThread()`: the calling thread in place of a handle.
 const CURRENT_THREAD: HANDLE = usize::MAX - 1;
 
@@ -21,7 +23,8 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     HandleInformation: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ObReferenceObjectByHandle);
-    let _ = (DesiredAccess, ObjectType, AccessMode);
+    let _ = DesiredAccess;
+    kernel.settle(check_reference(&kernel, Handle, ObjectType, AccessMode), ());
     if Handle != CURRENT_THREAD || HandleInformation != 0 {
         return Status::NOT_IMPLEMENTED.0;
     }
@@ -29,6 +32,35 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     *kernel.objects().referenced.entry(object).or_default() += 1;
     kernel.settle(foreign::write(Object, &object), ());
     Status::SUCCESS.0
+}
+
+/// What Driver Verifier checks of a handle whose object a driver references.
+fn check_reference(kernel: &Kernel, handle: HANDLE, kind: Address, mode: i8) -> Result<(), Violation> {
+    /// Handles of the kernel, and pseudo handles, have the high bit set.
+    fn is_kernel(handle: HANDLE) -> bool {
+        (handle as isize) < 0
+    }
+    let text = format!("handle {handle:#x}, access mode {mode}");
+    let (number, kind) = (handle as u64, kind as u64);
+    let in_system = process::current() == process::SYSTEM_PROCESS;
+    let open = handle == CURRENT_THREAD || kernel.objects().handle(handle).is_some();
+    match () {
+        () if handle == 0 => {
+            let parameters = [number, kind, 0];
+            Err(Violation::new(&rules::REFERENCE_NULL_HANDLE, parameters, text))
+        }
+        () if mode == KERNEL_MODE && !is_kernel(handle) && !in_system => {
+            let process = kernel.process_object(process::current());
+            let parameters = [number, process as u64, kernel.call_site()];
+            Err(Violation::new(&rules::REFERENCE_USER_HANDLE, parameters, text))
+        }
+        () if mode != KERNEL_MODE && open && handle != CURRENT_THREAD && in_system => {
+            let parameters = [number, kind, mode as u64];
+            Err(Violation::new(&rules::REFERENCE_KERNEL_HANDLE, parameters, text))
+        }
+        () if !open => Err(Violation::new(&rules::REFERENCE_BAD_HANDLE, [number, kind, 0], text)),
+        () => Ok(()),
+    }
 }
 
 /// `ObfReferenceObject`. Returns the number of the driver's references.
@@ -65,7 +97,12 @@ pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
         Some(left) => drop(objects.referenced.insert(Object, left)),
         None => {
             drop(objects);
-            kernel.violate(bad("ObfDereferenceObject", Object));
+            let text = "ObfDereferenceObject without a reference of the driver's";
+            let parameters = [Object as u64, u64::MAX, 0];
+            kernel.violate(match is_object(&kernel, Object) {
+                true => Violation::new(&rules::REFERENCE_COUNT, parameters, text),
+                false => bad("ObfDereferenceObject", Object),
+            });
             return 0;
         }
     }

@@ -1,6 +1,6 @@
 //! The machine's objects for drivers: handles, devices, work items.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -70,6 +70,8 @@ pub struct WorkItem {
     pub device: Address,
     /// Whether it is queued and no worker has taken it.
     pub queued: bool,
+    /// The routine with which it was last queued.
+    pub routine: Address,
 }
 
 /// A callback about added processors.
@@ -91,6 +93,8 @@ pub struct Objects {
     pub threads: Vec<Address>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
+    /// Addresses of devices that were deleted.
+    pub deleted_devices: BTreeSet<Address>,
     /// By address.
     pub work_items: BTreeMap<Address, WorkItem>,
     /// Engine handles by value.
@@ -130,6 +134,7 @@ impl Default for Objects {
             next_opaque: 0xFFFF_9800_0000_0000,
             threads: Vec::new(),
             devices: BTreeMap::new(),
+            deleted_devices: BTreeSet::new(),
             work_items: BTreeMap::new(),
             sessions: BTreeMap::new(),
             redirects: BTreeMap::new(),
@@ -166,6 +171,15 @@ impl Objects {
         self.handles.remove(&handle)
     }
 
+    /// Whether a value is a handle of the kernel's table (the high bit is set, and it is
+    /// no pseudo handle), and not open.
+    pub fn is_closed_kernel_handle(&self, handle: HANDLE) -> bool {
+        /// `NtCurrentProcess()`, `NtCurrentThread()` and the like are small negative numbers.
+        const PSEUDO: usize = 16;
+        let kernel = (handle as isize) < 0 && handle < usize::MAX - PSEUDO;
+        kernel && !self.handles.contains_key(&handle)
+    }
+
     /// A unique address for an opaque object. It faults when it is dereferenced.
     pub fn opaque(&mut self) -> Address {
         self.next_opaque += 0x100;
@@ -182,6 +196,7 @@ impl Objects {
         if device.references == 0 {
             self.devices.remove(&address);
         }
+        self.deleted_devices.insert(address);
         true
     }
 

@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "moves driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
-use super::Kernel;
+use super::load::service_key;
+use super::{Kernel, zw};
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
 use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING};
@@ -27,6 +28,34 @@ fn init_unicode_string(destination: Address, source: Address) -> Result<(), BadP
     let maximum = if source == 0 { 0 } else { length + 2 };
     let string = UNICODE_STRING { Length: length as u16, MaximumLength: maximum as u16, Buffer: source };
     foreign::write(destination, &string)
+}
+
+/// `RtlDeleteRegistryValue`, of an absolute path, a service's key or a handle's key.
+pub extern "win64" fn RtlDeleteRegistryValue(RelativeTo: u32, Path: Address, ValueName: Address) -> NTSTATUS {
+    /// `RTL_REGISTRY_ABSOLUTE`, `_SERVICES` and `_HANDLE` (`wdm.h`).
+    const ABSOLUTE: u32 = 0;
+    const SERVICES: u32 = 1;
+    const HANDLE: u32 = 0x4000_0000;
+    let kernel = enter!(RtlDeleteRegistryValue);
+    let delete = || {
+        let text = |at| foreign::read_wide(at).map(Option::unwrap_or_default);
+        let path = match RelativeTo {
+            ABSOLUTE => text(Path)?,
+            SERVICES => service_key(&text(Path)?),
+            HANDLE => match zw::key(&kernel, Path) {
+                Ok(path) => path,
+                Err(status) => return Ok(status),
+            },
+            _ => return Ok(Status::NOT_IMPLEMENTED),
+        };
+        let name = text(ValueName)?;
+        if kernel.registry().read(&path, &name, kernel.waits()).is_none() {
+            return Ok(Status::OBJECT_NAME_NOT_FOUND);
+        }
+        kernel.delete_value(&path, &name);
+        Ok::<_, BadPointer>(Status::SUCCESS)
+    };
+    kernel.settle(delete(), Status::UNSUCCESSFUL).0
 }
 
 /// `RtlGetVersion`. The structure's first member gives its size.

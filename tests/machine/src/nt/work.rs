@@ -4,7 +4,9 @@
 //! Learn). A job may wait for another job. If a routine queues its own job again,
 //! both may run at the same time.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,6 +14,21 @@ use super::types::{Address, HANDLE};
 use super::{Kernel, threads};
 use crate::schedule::{Bell, Waited, closing};
 use crate::status::Status;
+
+thread_local! {
+    /// The work item whose routine runs on this thread.
+    static CURRENT: Cell<Address> = const { Cell::new(0) };
+}
+
+/// The work item whose routine runs on this thread; 0 for none.
+pub(super) fn current_item() -> Address {
+    CURRENT.get()
+}
+
+/// Sets the work item whose routine runs on this thread.
+pub(super) fn set_current_item(item: Address) {
+    CURRENT.set(item);
+}
 
 /// Begin of the names of the host threads that serve it.
 pub(super) const WORKER: &str = "worker ";
@@ -36,6 +53,8 @@ pub enum Job {
     },
     /// A `WORK_QUEUE_ITEM`.
     WorkQueueItem {
+        /// Its address.
+        item: Address,
         /// `WorkerRoutine`.
         routine: Address,
         /// `Parameter`.
@@ -95,6 +114,7 @@ struct State {
     /// Number of `WORK_QUEUE_ITEM`s queued or running. They reference no device
     /// object.
     bare: usize,
+    bare_routine: Address,
     workers: usize,
     idle: usize,
     /// Whether only threads of a schedule take jobs.
@@ -112,7 +132,10 @@ impl WorkQueue {
     /// Queues a job.
     pub(super) fn push(&self, job: Job) {
         let mut state = self.queue.state();
-        state.bare += usize::from(job.is_bare());
+        if let Job::WorkQueueItem { routine, .. } = job {
+            state.bare += 1;
+            state.bare_routine = routine;
+        }
         state.jobs.push_back(job);
         self.queue.wake_worker(&mut state);
         drop(state);
@@ -128,6 +151,19 @@ impl WorkQueue {
     /// Number of `WORK_QUEUE_ITEM`s queued or running.
     pub fn bare(&self) -> usize {
         self.queue.state().bare
+    }
+
+    /// A `WORK_QUEUE_ITEM` in a range of memory that no worker has taken yet.
+    pub(super) fn queued_item_in(&self, memory: &Range<Address>) -> Option<Address> {
+        self.queue.state().jobs.iter().find_map(|job| match job {
+            Job::WorkQueueItem { item, .. } if memory.contains(item) => Some(*item),
+            _ => None,
+        })
+    }
+
+    /// The routine of the last `WORK_QUEUE_ITEM` that was queued.
+    pub(super) fn bare_routine(&self) -> Address {
+        self.queue.state().bare_routine
     }
 
     /// Waits until no job is queued or running. `false` if `limit` expires first,

@@ -40,6 +40,16 @@ pub unsafe fn exercise() {
             1,
         ));
         check(write_event(PROVIDER.load(SeqCst), &[7]));
+        // Before a driver has registered, it has this handle.
+        EtwUnregister(0);
+        write_event(0, &[7]);
+        // The page of ExAllocatePool2 has NULL for both.
+        assert_zero(ExAllocatePool2(NON_PAGED, 32, 0));
+        assert_zero(ExAllocatePool2(NON_PAGED | PAGED, 32, TAG));
+        exercise_locks();
+        exercise_pageable();
+        exercise_mdls();
+        exercise_regions();
         FwpsRedirectHandleDestroy0(redirect_handle());
         let pool = packet_pool();
         send(list(pool));
@@ -47,6 +57,233 @@ pub unsafe fn exercise() {
         check(FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst)));
         NdisFreeNetBufferListPool(pool);
         INJECTION.store(injection_handle(), SeqCst);
+    }
+}
+
+fn assert_zero(value: Ptr) {
+    if value != 0 {
+        panic!();
+    }
+}
+
+/// Locks that are released in another order, initialized again, on the stack, and in
+/// memory that is used again.
+unsafe fn exercise_locks() {
+    unsafe {
+        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeAcquireSpinLockAtDpcLevel(OTHER_LOCK.at());
+        KeReleaseSpinLockFromDpcLevel(LOCK.at());
+        KeReleaseSpinLock(OTHER_LOCK.at(), old);
+        KeInitializeSpinLock(OTHER_LOCK.at());
+        nest(OTHER_LOCK.at(), LOCK.at());
+        KeInitializeSpinLock(OTHER_LOCK.at());
+        for swap in [false, true] {
+            let [one, other] = [0u64, 0].map(|_| 0u64);
+            let (one, other) = (&raw const one as Ptr, &raw const other as Ptr);
+            match swap {
+                false => nest(one, other),
+                true => nest(other, one),
+            }
+        }
+        // DEVICE_OBJECT.DeviceExtension.
+        for swap in [false, true] {
+            let mut device: Ptr = 0;
+            check(IoCreateDevice(DRIVER.load(SeqCst), 64, 0, 0x12, 0, 0, &raw mut device as Ptr));
+            let extension = ((device + 64) as *const Ptr).read();
+            match swap {
+                false => nest(extension, extension + 8),
+                true => nest(extension + 8, extension),
+            }
+            IoDeleteDevice(device);
+        }
+        let block = allocate(64);
+        KeInitializeSpinLock(block);
+        let old = KeAcquireSpinLockRaiseToDpc(block);
+        KeReleaseSpinLock(block, old);
+        free(block);
+        let queued = allocate(8);
+        KeInitializeSpinLock(queued);
+        KeAcquireInStackQueuedSpinLock(queued, QUEUE_HANDLE.at());
+        KeReleaseInStackQueuedSpinLock(QUEUE_HANDLE.at());
+        free(queued);
+        KeEnterCriticalRegion();
+        ExAcquireFastMutexUnsafe(MUTEX.at());
+        ExReleaseFastMutexUnsafe(MUTEX.at());
+        let resource = allocate(104);
+        check(ExInitializeResourceLite(resource));
+        ExAcquireResourceExclusiveLite(resource, 1);
+        ExAcquireResourceExclusiveLite(resource, 1);
+        ExReleaseResourceLite(resource);
+        ExReleaseResourceLite(resource);
+        ExAcquireResourceSharedLite(resource, 1);
+        ExReleaseResourceLite(resource);
+        check(ExDeleteResourceLite(resource));
+        free(resource);
+        ExInitializePushLock(PUSH_LOCK.at());
+        ExAcquirePushLockExclusiveEx(PUSH_LOCK.at(), 0);
+        ExReleasePushLockExclusiveEx(PUSH_LOCK.at(), 0);
+        ExAcquirePushLockSharedEx(PUSH_LOCK.at(), 0);
+        ExReleasePushLockSharedEx(PUSH_LOCK.at(), 0);
+        KeLeaveCriticalRegion();
+    }
+}
+
+/// Pageable memory and code, used after the level was raised, or locked.
+unsafe fn exercise_pageable() {
+    unsafe {
+        let block = ExAllocatePool2(PAGED, 5000, TAG);
+        poke(block + 4999, 1);
+        at(DISPATCH, || ());
+        poke(block + 4999, 2);
+        at(DISPATCH, || ());
+        memset(black_box(block), 3, black_box(5000));
+        pageable();
+        PAGEABLE.fetch_add(1, SeqCst);
+        let mdl = IoAllocateMdl(block, 5000, 0, 0, 0);
+        MmProbeAndLockPages(mdl, 0, 1);
+        let mapping = MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0x4000_0010);
+        at(DISPATCH, || poke(mapping + 4999, 4));
+        MmUnmapLockedPages(mapping, mdl);
+        MmUnlockPages(mdl);
+        IoFreeMdl(mdl);
+        at(DISPATCH, || ());
+        free(block);
+    }
+}
+
+/// Every way to make an MDL.
+unsafe fn exercise_mdls() {
+    unsafe {
+        let mdl = nonpaged_mdl();
+        let part = IoAllocateMdl(DATA.at() + 4, 8, 0, 0, 0);
+        IoBuildPartialMdl(mdl, part, DATA.at() + 4, 8);
+        IoFreeMdl(part);
+        IoFreeMdl(mdl);
+        let pages = MmAllocatePagesForMdlEx(0, -1, 0, 5000, 1, 0);
+        let mapping = MmMapLockedPagesSpecifyCache(pages, 0, 1, 0, 0, 0x4000_0010);
+        poke(mapping + 5000, 1);
+        MmProtectMdlSystemAddress(pages, 2);
+        MmUnmapLockedPages(mapping, pages);
+        MmFreePagesFromMdl(pages);
+        ExFreePoolWithTag(pages, 0);
+    }
+}
+
+unsafe fn exercise_regions() {
+    unsafe {
+        KeEnterGuardedRegion();
+        assert_zero(Ptr::from(KeAreApcsDisabled() == 0 || KeAreAllApcsDisabled() == 0));
+        KeLeaveGuardedRegion();
+        assert_zero(KeAreApcsDisabled().into());
+        // WORK_QUEUE_ITEM.WorkerRoutine.
+        ((EXTRA_ITEM.at() + 16) as *mut Ptr).write(nothing as *const () as Ptr);
+        ExQueueWorkItem(EXTRA_ITEM.at(), 1);
+        let mut uuid = [0u64; 2];
+        check(ExUuidCreate(uuid.as_mut_ptr() as Ptr));
+        ProbeForRead(0x1_0000, 0, 1);
+        ProbeForWrite(0x1_0000, 0, 1);
+        let name = string("no such value");
+        RtlDeleteRegistryValue(0x4000_0000, KEY.load(SeqCst), name.units.as_ptr() as Ptr);
+    }
+}
+
+/// An MDL of bytes of the image.
+pub unsafe fn nonpaged_mdl() -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        MmBuildMdlForNonPagedPool(mdl);
+        mdl
+    }
+}
+
+/// An MDL of bytes of the image, whose pages are locked for reading.
+pub unsafe fn locked_mdl() -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        MmProbeAndLockPages(mdl, 0, 0);
+        mdl
+    }
+}
+
+/// Maps an MDL for the kernel.
+pub unsafe fn map(mdl: Ptr) -> Ptr {
+    unsafe { MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0x4000_0010) }
+}
+
+/// A UNICODE_STRING with its text.
+#[repr(C)]
+pub struct Text {
+    lengths: [u16; 2],
+    buffer: Ptr,
+    pub units: [u16; 32],
+}
+
+impl Text {
+    /// Its address, once it is where it stays.
+    pub fn at(&mut self) -> Ptr {
+        self.buffer = self.units.as_ptr() as Ptr;
+        &raw mut *self as Ptr
+    }
+}
+
+pub fn string(text: &str) -> Text {
+    let mut units = [0; 32];
+    let count = text.encode_utf16().zip(&mut units).map(|(unit, place)| *place = unit).count();
+    Text { lengths: [2 * count as u16; 2], buffer: 0, units }
+}
+
+/// Completes a request: IRP.IoStatus.
+pub unsafe fn complete(irp: Ptr, status: u32, information: u64) {
+    unsafe {
+        ((irp + 48) as *mut u64).write(status.into());
+        ((irp + 56) as *mut u64).write(information);
+        IofCompleteRequest(irp, 0);
+    }
+}
+
+/// Answers the current request in place of the dispatch routine, which returns `status`.
+pub unsafe fn answer_request(completed: Option<u32>, status: u32) {
+    ANSWERED.store(true, SeqCst);
+    ANSWER.store(status, SeqCst);
+    if let Some(completed) = completed {
+        unsafe { complete(REQUEST.load(SeqCst), completed, 0) };
+    }
+}
+
+/// The current request, noted.
+pub fn request() -> Ptr {
+    note(0, REQUEST.load(SeqCst))
+}
+
+/// The stack location of the current request.
+pub unsafe fn location() -> Ptr {
+    unsafe { ((REQUEST.load(SeqCst) + 184) as *const Ptr).read() }
+}
+
+/// IoMarkIrpPending.
+pub unsafe fn mark_pending() {
+    // IO_STACK_LOCATION.Control: SL_PENDING_RETURNED.
+    unsafe { poke(location() + 3, 1) };
+}
+
+/// Keeps all workers of the lab's kernel busy for a while.
+pub unsafe fn occupy_workers() {
+    const WORKERS: usize = 4;
+    unsafe {
+        let device = DEVICE_OBJECT.load(SeqCst);
+        for _ in 0..WORKERS {
+            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
+        }
+    }
+}
+
+/// Runs `f` in a critical region.
+pub unsafe fn critical<R>(f: impl FnOnce() -> R) -> R {
+    unsafe {
+        KeEnterCriticalRegion();
+        let result = f();
+        KeLeaveCriticalRegion();
+        result
     }
 }
 
@@ -235,16 +472,11 @@ pub unsafe fn queue(routine: Ptr) {
 
 /// A queued work item that cannot run for a while.
 pub unsafe fn behind_a_slow_one() -> Ptr {
-    // Slow items occupy all workers of the lab's kernel.
-    const WORKERS: usize = 4;
     unsafe {
-        let device = DEVICE_OBJECT.load(SeqCst);
-        for _ in 0..WORKERS {
-            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
-        }
-        let item = IoAllocateWorkItem(device);
+        occupy_workers();
+        let item = IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst));
         IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0);
-        item
+        note(0, item)
     }
 }
 

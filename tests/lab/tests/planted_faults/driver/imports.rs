@@ -5,6 +5,21 @@ use super::{Callout, Ptr};
 #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
     pub fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
+    pub fn ExAllocatePoolWithTag(kind: i32, size: usize, tag: u32) -> Ptr;
+    pub fn ExQueueWorkItem(item: Ptr, queue: i32);
+    pub fn ExAcquireFastMutexUnsafe(mutex: Ptr);
+    pub fn ExReleaseFastMutexUnsafe(mutex: Ptr);
+    pub fn ExInitializeResourceLite(resource: Ptr) -> i32;
+    pub fn ExDeleteResourceLite(resource: Ptr) -> i32;
+    pub fn ExAcquireResourceExclusiveLite(resource: Ptr, wait: u8) -> u8;
+    pub fn ExAcquireResourceSharedLite(resource: Ptr, wait: u8) -> u8;
+    pub fn ExReleaseResourceLite(resource: Ptr);
+    pub fn ExAcquirePushLockExclusiveEx(lock: Ptr, flags: u32);
+    pub fn ExReleasePushLockExclusiveEx(lock: Ptr, flags: u32);
+    pub fn ExAcquirePushLockSharedEx(lock: Ptr, flags: u32);
+    pub fn ExReleasePushLockSharedEx(lock: Ptr, flags: u32);
+    pub fn ExInitializePushLock(lock: Ptr);
+    pub fn ExUuidCreate(uuid: Ptr) -> i32;
     pub fn ExFreePoolWithTag(block: Ptr, tag: u32);
     pub fn ExInitializeRundownProtection(reference: Ptr);
     pub fn ExReleaseRundownProtection(reference: Ptr);
@@ -15,6 +30,26 @@ unsafe extern "system" {
     pub fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
     pub fn KeEnterCriticalRegion();
     pub fn KeLeaveCriticalRegion();
+    pub fn KeEnterGuardedRegion();
+    pub fn KeLeaveGuardedRegion();
+    pub fn KeAreApcsDisabled() -> u8;
+    pub fn KeAreAllApcsDisabled() -> u8;
+    pub fn KeClearEvent(event: Ptr);
+    pub fn KeAcquireInStackQueuedSpinLock(lock: Ptr, handle: Ptr);
+    pub fn KeReleaseInStackQueuedSpinLock(handle: Ptr);
+    pub fn KeReleaseInStackQueuedSpinLockFromDpcLevel(handle: Ptr);
+    pub fn ProbeForRead(address: Ptr, length: usize, alignment: u32);
+    pub fn ProbeForWrite(address: Ptr, length: usize, alignment: u32);
+    pub fn RtlDeleteRegistryValue(relative: u32, path: Ptr, name: Ptr) -> i32;
+    pub fn MmProbeAndLockPages(mdl: Ptr, mode: i8, operation: i32);
+    pub fn MmUnlockPages(mdl: Ptr);
+    pub fn IoBuildPartialMdl(source: Ptr, target: Ptr, address: Ptr, length: u32);
+    pub fn MmAllocatePagesForMdlEx(low: i64, high: i64, skip: i64, bytes: usize, cache: i32, flags: u32) -> Ptr;
+    pub fn MmFreePagesFromMdl(mdl: Ptr);
+    pub fn MmProtectMdlSystemAddress(mdl: Ptr, protection: u32) -> i32;
+    pub fn IofCompleteRequest(irp: Ptr, boost: i8);
+    pub fn IoDeleteSymbolicLink(link: Ptr) -> i32;
+    pub fn ZwCreateEvent(handle: Ptr, access: u32, attributes: Ptr, kind: i32, state: u8) -> i32;
     pub fn KeSetSystemGroupAffinityThread(affinity: Ptr, previous: Ptr);
     pub fn KeRevertToUserGroupAffinityThread(previous: Ptr);
     pub fn KeSetPriorityThread(thread: Ptr, priority: i32) -> i32;
@@ -105,6 +140,7 @@ unsafe extern "system" {
 #[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
     pub fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, engine: Ptr) -> i32;
+    pub fn FwpmEngineClose0(engine: Ptr) -> i32;
     pub fn FwpsCalloutRegister1(device: Ptr, callout: *const Callout, id: Ptr) -> i32;
     pub fn FwpsCalloutUnregisterById0(id: u32) -> i32;
     pub fn FwpmBfeStateSubscribeChanges0(device: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;

@@ -60,6 +60,10 @@ impl UserBuffer {
         self.pages.end() - self.length
     }
 
+    fn contains(&self, address: Address) -> bool {
+        (self.address()..self.pages.end()).contains(&address)
+    }
+
     fn bytes(&self) -> Vec<u8> {
         foreign::read_bytes(self.address(), self.length).unwrap_or_default()
     }
@@ -75,12 +79,14 @@ pub(super) struct Buffers {
     pub system: Address,
     /// The MDL of the second buffer, or 0.
     pub mdl: Address,
+    /// What the second buffer held before the request.
+    before: Vec<u8>,
 }
 
 impl Buffers {
     /// No memory.
     pub fn none() -> Self {
-        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0 }
+        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0, before: Vec::new() }
     }
 
     /// The memory of a request with `input`, and with room for `output` bytes, which
@@ -92,6 +98,7 @@ impl Buffers {
             output: UserBuffer::new(output),
             system: 0,
             mdl: 0,
+            before: output.to_vec(),
         };
         let copied = match method {
             Method::Buffered => input.len().max(output.len()),
@@ -107,6 +114,17 @@ impl Buffers {
             it.mdl = mdl(kernel, buffer);
         }
         it
+    }
+
+    /// Whether an address is in a buffer of the program.
+    pub fn is_of_program(&self, address: Address) -> bool {
+        [&self.input, &self.output].into_iter().flatten().any(|buffer| buffer.contains(address))
+    }
+
+    /// The address of the locked buffer, if a write request's driver has changed it.
+    pub fn changed(&self) -> Option<Address> {
+        let buffer = self.output.as_ref().filter(|_| self.method == Method::InDirect)?;
+        (buffer.bytes() != self.before).then(|| buffer.address())
     }
 
     /// Most bytes that are copied back to the program; `None` if none are.
