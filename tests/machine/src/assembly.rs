@@ -221,7 +221,9 @@ impl Drop for Machine {
 /// begin of the section's header.
 fn image_parameters(file: &PeFile, base: u64, rule: lint::Rule) -> [u64; 2] {
     const HEADER: u64 = 40;
-    let word = |at: usize| file.bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let word = |at: usize| {
+        file.bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    };
     let signature = u64::from(word(0x3C));
     // Behind the signature, the file header and the optional header.
     let table = signature + 24 + u64::from(word(signature as usize + 20) & 0xFFFF);

@@ -84,6 +84,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem ExQueueWorkItem;
+    "ntoskrnl.exe" => remove_lock:
+        IoInitializeRemoveLockEx IoAcquireRemoveLockEx IoReleaseRemoveLockEx
+        IoReleaseRemoveLockAndWaitEx;
     "ntoskrnl.exe" => links:
         IoCreateSymbolicLink IoDeleteSymbolicLink IoAllocateErrorLogEntry
         IoFreeErrorLogEntry IoWriteErrorLogEntry;
@@ -211,6 +214,8 @@ pub(crate) struct Fact {
     pub rule: &'static Rule,
     /// The DDI compliance rule that is broken instead, if that option is on.
     pub compliance: Option<&'static Rule>,
+    /// The size of the kernel's object at its first argument; 0 if there is none.
+    pub object: u64,
     /// The places of its arguments that are handles of the object manager.
     pub handles: Vec<usize>,
 }
@@ -249,6 +254,13 @@ impl Fact {
             max: lowest.or_else(|| level(&irql["max"])).unwrap_or(Irql::HIGH),
             rule: irql_rule(name, fact["module"].as_str().unwrap_or_default()),
             compliance: compliance(name),
+            object: match fact["params"][0][1].as_str() {
+                Some("PKSPIN_LOCK") => 8,
+                Some("PKEVENT" | "PRKEVENT") => 24,
+                Some("PFAST_MUTEX") => 56,
+                Some("PERESOURCE") => 104,
+                _ => 0,
+            },
             handles: fact["params"].as_array().map_or_else(Vec::new, |all| {
                 let places = all.iter().enumerate();
                 places.filter(|(_, one)| one[1] == "HANDLE").map(|(at, _)| at).collect()
@@ -315,9 +327,10 @@ fn compliance(name: &str) -> Option<&'static Rule> {
         "IoCreateSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_3,
         "IoDeleteSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_4,
         "KeDelayExecutionThread" => &rules::DDI_IRQL_KE_APC_LTE_1,
-        "KeEnterCriticalRegion" | "KeLeaveCriticalRegion" | "KeEnterGuardedRegion" | "KeLeaveGuardedRegion" => {
-            &rules::DDI_IRQL_KE_APC_LTE_2
-        }
+        "KeEnterCriticalRegion"
+        | "KeLeaveCriticalRegion"
+        | "KeEnterGuardedRegion"
+        | "KeLeaveGuardedRegion" => &rules::DDI_IRQL_KE_APC_LTE_2,
         "KeAcquireSpinLockRaiseToDpc" | "KeClearEvent" | "KeResetEvent" | "KeReadStateEvent" => {
             &rules::DDI_IRQL_KE_DISPATCH_LTE
         }

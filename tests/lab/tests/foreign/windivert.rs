@@ -84,7 +84,7 @@ fn a_thousand_starts_and_stops_leave_memory_flat() {
 /// What the driver does wrong if a call fails while a handle is opened
 /// (docs/DRIVERS.md): its destroy callback passes the engine handle that it has not got.
 const KNOWN: [&str; 4] = ["ExUuidCreate", "WdfIoQueueCreate", "WdfWorkItemCreate", "FwpmEngineOpen0"];
-const NO_ENGINE: &str = "used a handle that is not open: engine handle 0x0";
+const NO_ENGINE: &str = "used a handle of the filter engine that is not open: engine handle 0x0";
 
 /// Lets each call that can fail do so in turn, from the load over a handle to the
 /// unload. The driver may refuse to start, and its handles may refuse to open; nothing

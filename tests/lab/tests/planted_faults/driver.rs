@@ -35,6 +35,8 @@ static PAGEABLE: AtomicU64 = AtomicU64::new(7);
 mod actions;
 #[path = "driver/bugs.rs"]
 mod bugs;
+#[path = "driver/correct.rs"]
+mod correct;
 #[path = "driver/imports.rs"]
 mod imports;
 
@@ -89,6 +91,8 @@ static OTHER_LOCK: Memory<1> = Memory::new();
 static THIRD_LOCK: Memory<1> = Memory::new();
 static MUTEX: Memory<8> = Memory::new();
 static RESOURCE: Memory<13> = Memory::new();
+/// Acquired with the tag 2.
+static REMOVE_LOCK: Memory<4> = Memory::new();
 static PUSH_LOCK: Memory<1> = Memory::new();
 /// A KLOCK_QUEUE_HANDLE.
 static QUEUE_HANDLE: Memory<3> = Memory::new();
@@ -184,7 +188,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         PROVIDER.store(handle, SeqCst);
         INJECTION.store(injection_handle(), SeqCst);
         initial();
-        exercise();
+        correct::exercise();
         queue(work as *const () as Ptr);
         commit(At::Entry);
     }

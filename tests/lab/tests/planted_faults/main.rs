@@ -3,6 +3,7 @@
 
 mod expected;
 mod run;
+mod table;
 
 use std::collections::BTreeSet;
 
@@ -33,6 +34,7 @@ const ELSEWHERE: [(&[&Rule], &str); 2] = [
             &rules::WDF_OBJECT_LEFT,
             &rules::WDF_REQUEST_ERROR,
             &rules::WDF_LOCK_HELD,
+            &rules::WDF_BUFFER_REFERENCED,
             &rules::WDF_LOCK_MISUSED,
             &rules::WDF_IRQL_CHANGED,
             &rules::WDF_CRITICAL_REGION,
@@ -51,7 +53,8 @@ fn complaint(bug: &str, rule: &Rule, parameters: Option<&str>, outcome: &Outcome
         return Some(format!("{bug}: the machine did not stop"));
     };
     // Windows has the other code for exceptions in threads of the system.
-    let in_system_thread = *code == 0x7E && rule.code == rules::KMODE_EXCEPTION && !bug.ends_with("IN_A_PROGRAM");
+    let in_system_thread =
+        *code == 0x7E && rule.code == rules::KMODE_EXCEPTION && !bug.ends_with("IN_A_PROGRAM");
     let telling = rule.parameter.is_none_or(|parameter| actual[rule.place()] == parameter);
     let right = telling && (*code == rule.code || in_system_thread);
     let differs = parameters.is_some_and(|wanted| !outcome.has(rule, wanted, actual));

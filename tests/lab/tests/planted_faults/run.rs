@@ -24,7 +24,11 @@ pub fn source() -> PathBuf {
 
 /// The driver, linked with extra arguments. Its section INIT is discardable.
 pub fn driver(linker: &[&str]) -> PathBuf {
-    let arguments: Vec<_> = linker.iter().chain(&["/SECTION:INIT,ERD"]).map(|argument| format!("-Clink-arg={argument}")).collect();
+    let arguments: Vec<_> = linker
+        .iter()
+        .chain(&["/SECTION:INIT,ERD"])
+        .map(|argument| format!("-Clink-arg={argument}"))
+        .collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     setup::compile(&source(), &arguments).unwrap_or_else(|error| panic!("{error:#}"))
 }
@@ -117,7 +121,7 @@ pub fn run(sys: &Path, bug: &str, flags: u32) -> Outcome {
     machine.kernel().work().drain(drain_limit);
     let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
     if machine.kernel().stopped().is_none() {
-        requests(&machine);
+        requests(&machine, bug);
     }
     if machine.kernel().stopped().is_none() {
         traffic(machine.engine(), layer, session);
@@ -147,13 +151,15 @@ fn noted(machine: &Machine) -> [u64; 4] {
     [(); 4].map(|()| words.next().unwrap_or(0))
 }
 
-/// A control request with METHOD_NEITHER, and a write.
-fn requests(machine: &Machine) {
-    const CODE: u32 = 0x12 << 16 | 0x800 << 2 | 3;
+/// A control request, and a write. The request passes the program's addresses (METHOD_NEITHER),
+/// unless the bug is about a buffer that is copied (METHOD_BUFFERED).
+fn requests(machine: &Machine, bug: &str) {
+    const CODE: u32 = 0x12 << 16 | 0x800 << 2;
     const PROCESS: u32 = 0x1234;
     // What stops the machine is in the machine.
     let Ok(file) = machine.kernel().open(r"\Device\planted", PROCESS, Access::FULL) else { return };
-    if file.control(CODE, &[1; 16], &[0; 16]).is_ok() {
+    let method = if bug == "IRP_INFORMATION" { 0 } else { 3 };
+    if file.control(CODE | method, &[1; 16], &[0; 16]).is_ok() {
         let _ = file.write(&[1; 16]);
     }
     let _ = file.close();

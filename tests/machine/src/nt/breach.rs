@@ -110,11 +110,8 @@ impl Kernel {
             Stop::Fault { exception, text } => {
                 let violation = self.exception(&exception, irql, &text);
                 let parameters = violation.bugcheck_parameters();
-                let stop = Stop::BugCheck {
-                    code: violation.code,
-                    parameters,
-                    text: format!("{violation}\n{text}"),
-                };
+                let stop =
+                    Stop::BugCheck { code: violation.code, parameters, text: format!("{violation}\n{text}") };
                 // Fatal even if the rule is tolerated, because the call cannot
                 // continue.
                 self.verifier().report(Finding { violation, stack: Vec::new() });

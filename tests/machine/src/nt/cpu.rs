@@ -91,6 +91,8 @@ struct Place {
     /// Number of guarded regions that the thread is in. All kernel APCs are disabled in
     /// them.
     guarded_regions: Cell<u32>,
+    /// Number of calls of exports since the thread last was below DISPATCH_LEVEL.
+    raised_calls: Cell<u64>,
     /// Whether the thread runs code of the driver as one of the system's own threads.
     system: Cell<bool>,
     /// The thread's priority. The lab does not model boosts, so it is also the base.
@@ -114,6 +116,7 @@ thread_local! {
         affinity: Cell::new(0),
         critical_regions: Cell::new(0),
         guarded_regions: Cell::new(0),
+        raised_calls: Cell::new(0),
         system: Cell::new(false),
         priority: Cell::new(NORMAL_PRIORITY),
         object: Cell::new(0),
@@ -209,6 +212,15 @@ pub(super) fn set_system_thread(system: bool) -> bool {
     PLACE.with(|place| place.system.replace(system))
 }
 
+/// Counts a call at DISPATCH_LEVEL or above. Returns the number of calls since the thread
+/// last was below it.
+pub(super) fn count_raised_call() -> u64 {
+    PLACE.with(|place| {
+        place.raised_calls.set(place.raised_calls.get() + 1);
+        place.raised_calls.get()
+    })
+}
+
 /// Enters a guarded region.
 pub(super) fn enter_guarded_region() {
     PLACE.with(|place| place.guarded_regions.set(place.guarded_regions.get() + 1));
@@ -268,6 +280,7 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
             kernel.pool().take_out_pageable();
         } else if old >= Irql::DISPATCH && irql < Irql::DISPATCH {
             processor.unlock();
+            place.raised_calls.set(0);
         }
         place.irql.set(irql);
     });

@@ -66,6 +66,13 @@ pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     if irql < fact.min || irql > max {
         kernel.violate(wrong_irql(&kernel, index, irql, fact.min, max));
     }
+    if irql >= Irql::DISPATCH && cpu::count_raised_call() == MOST_RAISED_CALLS {
+        let text = format!("{MOST_RAISED_CALLS} calls");
+        kernel.violate(Violation::new(&rules::DPC_WATCHDOG, [MOST_RAISED_CALLS, 0, 0], text));
+    }
+    if fact.object != 0 {
+        kernel.settle(check_object(&kernel, index), ());
+    }
     if name(index).starts_with("Zw") {
         kernel.settle(check_system_service(&kernel, index, irql), ());
     }
@@ -114,6 +121,26 @@ fn wrong_irql(kernel: &Kernel, index: usize, irql: Irql, min: Irql, max: Irql) -
 
 /// `UserMode` (`wdm.h`).
 const USER_MODE: u8 = 1;
+
+/// The most calls that a driver makes without leaving DISPATCH_LEVEL. Windows' watchdog
+/// counts clock ticks, which a simulated processor does not have.
+const MOST_RAISED_CALLS: u64 = 20_000_000;
+
+/// Refuses an object of the kernel in a program's memory.
+fn check_object(kernel: &Kernel, index: usize) -> Result<(), Violation> {
+    if kernel.irps().is_empty() {
+        return Ok(());
+    }
+    let arguments = kernel.guest().arguments(name(index), 1).unwrap_or_default();
+    match arguments.first() {
+        Some(&object) if kernel.is_program_buffer(object as Address) => {
+            let text = format!("{} with {object:#x}", name(index));
+            let parameters = [object, fact(index).object, 0];
+            Err(Violation::new(&rules::KERNEL_USER_ADDRESS, parameters, text))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// What Driver Verifier checks at a system service besides the level: special kernel APCs
 /// are enabled, and no pointer is a program's.

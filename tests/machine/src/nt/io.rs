@@ -3,10 +3,10 @@
 
 use super::enter::enter;
 use super::foreign;
+use super::guest::Place;
 use super::load::{parameters_key, service_key};
 use super::memory::Guarded;
 use super::objects::{Device, Object, WorkItem};
-use super::guest::Place;
 use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS, WORK_QUEUE_ITEM};
 use super::work::Job;
 use super::{Kernel, Trouble, status};
@@ -118,6 +118,7 @@ pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Tro
         });
     }
     kernel.locks().forget(address..address + size);
+    kernel.forget_remove_locks(address..address + size);
     let mut left = objects.devices.iter().filter(|(_, device)| !device.deleted);
     let first = left.next_back().map_or(0, |(address, _)| *address);
     drop(objects);
@@ -257,7 +258,8 @@ fn check_queue(kernel: &Kernel, item: Address, routine: Address, queue: i32) -> 
     if !TYPES.contains(&queue) && !CUSTOM.contains(&queue) {
         return about(&rules::WORK_ITEM_QUEUE);
     }
-    let bad = routine == 0 || matches!(kernel.guest().place(routine as u64), Some(Place::Data | Place::Stack));
+    let bad =
+        routine == 0 || matches!(kernel.guest().place(routine as u64), Some(Place::Data | Place::Stack));
     if bad { about(&rules::WORK_ITEM_ROUTINE) } else { Ok(()) }
 }
 

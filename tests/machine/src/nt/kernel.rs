@@ -62,6 +62,7 @@ pub struct Kernel {
     pub(super) mdls: Mutex<super::mm::Mdls>,
     /// Resources and push locks.
     pub(super) resources: Mutex<super::resource::Resources>,
+    pub(super) remove_locks: Mutex<super::remove_lock::RemoveLocks>,
     locks: LockOrder,
     stack_marks: StackMarks,
     clock: Clock,
@@ -113,6 +114,7 @@ impl Kernel {
             verifier: Verifier::new(options.verifier),
             mdls: Mutex::default(),
             resources: Mutex::default(),
+            remove_locks: Mutex::default(),
             locks: LockOrder::new(options.release_order),
             stack_marks: StackMarks::default(),
             sleepers: Sleepers::default(),

@@ -9,7 +9,7 @@
 //! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
-//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`resource`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`resource`], [`remove_lock`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
@@ -51,6 +51,7 @@ pub mod processors;
 pub mod ps;
 pub mod queued;
 pub mod registry;
+pub mod remove_lock;
 pub mod resource;
 mod ring;
 pub mod rtl;

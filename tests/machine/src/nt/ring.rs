@@ -7,7 +7,8 @@ use super::paging;
 use crate::image::Environment;
 
 /// What the fault handler plays.
-pub(super) const ENVIRONMENT: Environment = Environment { irql, set_irql, processor, shared, bring_in: paging::bring_in_page };
+pub(super) const ENVIRONMENT: Environment =
+    Environment { irql, set_irql, processor, shared, bring_in: paging::bring_in_page };
 
 fn is_inside() -> bool {
     !cpu::kernel().is_null()

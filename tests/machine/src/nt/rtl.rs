@@ -2,11 +2,11 @@
 #![expect(unsafe_code, reason = "moves driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
-use super::load::service_key;
-use super::{Kernel, zw};
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
+use super::load::service_key;
 use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING};
+use super::{Kernel, zw};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 

@@ -138,6 +138,8 @@ rules! {
     /// Windows does not check the level of functions outside the kernel.
     CALL_IRQL = LAB, None, "function of the filter engine, NDIS, ETW or the framework called at an IRQL that its page excludes";
     WORKER_IRQL = 0xE1, None, "a worker routine returned at an IRQL other than PASSIVE_LEVEL";
+    /// The lab counts calls at DISPATCH_LEVEL instead of clock ticks.
+    DPC_WATCHDOG = 0x133, Some(1), "stayed at DISPATCH_LEVEL or above for too long";
     /// Windows checks only dispatch routines and worker routines.
     IRQL_CHANGED = LAB, None, "returned at another IRQL than it was called at";
     DISPATCH_IRQL_CHANGED = 0xC9, Some(0x12), "a dispatch routine returned at another IRQL than it was called at";
@@ -218,6 +220,7 @@ rules! {
     REFERENCE_KERNEL_HANDLE = 0xC4, Some(0xF7), "referenced a kernel handle in user mode in the system process";
     REFERENCE_COUNT = 0xC4, Some(0x3F), "referenced or dereferenced an object without references";
     NOTIFY_CONTEXT = 0xC4, Some(0xFC), "passed ZwNotifyChangeKey an ApcContext that is no work queue";
+    KERNEL_USER_ADDRESS = 0xC4, Some(0xE0), "passed a kernel function a program's address";
     ZW_USER_ADDRESS = 0xC4, Some(0xE3), "passed a Zw function a program's address";
     WORK_ITEM_PAGEABLE = 0xC4, Some(0x131), "queued a work item in pageable memory";
     WORK_ITEM_OBJECT = 0xE4, Some(3), "allocated a work item for what is no device or driver object";
@@ -238,12 +241,16 @@ rules! {
     IRP_STATUS_ILLEGAL = 0xC9, Some(0x225), "a dispatch routine returned the illegal status 0xFFFFFFFF";
     DEVICE_DELETED_TWICE = 0xC9, Some(0x240), "deleted a device object that was deleted";
     DEVICE_BOTH_IO = 0xC9, Some(0x245), "a device object has DO_BUFFERED_IO and DO_DIRECT_IO";
+    REMOVE_LOCK_TAG = 0xC4, Some(0xD5), "released a remove lock with a tag that it was not acquired with";
+    REMOVE_LOCK_WAIT_TAG = 0xC4, Some(0xD6), "waited for a remove lock with a tag that it was not acquired with";
+    REMOVE_LOCK_AGAIN = 0xC4, Some(0xD7), "initialized a remove lock that is initialized";
     IRP_NOT_CANCELLED = 0xC4, Some(0x135), "a cancelled request was not completed in time";
     IRP_NOT_COMPLETED = 0xC9, Some(0x226), "returned from a dispatch routine without completing or pending the request";
     /// Windows would copy what lies behind the buffer to the program.
     IRP_INFORMATION = 0xC9, Some(0x312), "completed a buffered request with more information than its output buffer has";
 
     // The Kernel-Mode Driver Framework's own checks.
+    WDF_BUFFER_REFERENCED = 0x10D, Some(0x3), "completed a request whose buffers the driver has references to";
     WDF_LOCK_HELD = 0x10D, Some(0x2), "acquired a lock of the framework that the thread holds";
     WDF_LOCK_MISUSED = 0x10D, Some(0xB), "released a spin lock of the framework that another thread holds";
     WDF_IRQL_CHANGED = 0x10D, Some(0xE), "a callback of the framework returned at another IRQL";

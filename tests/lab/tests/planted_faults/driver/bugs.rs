@@ -414,7 +414,16 @@ bugs! {
         flags.write(flags.read() | 0x14)
     };
 
-    Request IRP_COMPLETED_TWICE => { request(); answer_request(Some(0), 0); answer_request(Some(0), 0) };
+    Entry REMOVE_LOCK_TAG => IoReleaseRemoveLockEx(note(0, REMOVE_LOCK.at()), 7, 32);
+    Entry REMOVE_LOCK_WAIT_TAG => IoReleaseRemoveLockAndWaitEx(note(0, REMOVE_LOCK.at()), 7, 32);
+    Entry REMOVE_LOCK_AGAIN => IoInitializeRemoveLockEx(note(0, REMOVE_LOCK.at()), TAG, 0, 0, 32);
+    Request KERNEL_USER_ADDRESS => {
+        // IO_STACK_LOCATION.Parameters.DeviceIoControl.Type3InputBuffer.
+        KeSetEvent(note(0, ((location() + 32) as *const Ptr).read()), 0, 0)
+    };
+    Entry DPC_WATCHDOG => at(DISPATCH, || while KeGetCurrentIrql() == DISPATCH {});
+
+    Request IRP_COMPLETED_TWICE => { request(); answer_request(Some(0), 0); IofCompleteRequest(REQUEST.load(SeqCst), 0) };
     Request IRP_COMPLETED_PENDING => { request(); answer_request(Some(0x103), 0x103) };
     Request IRP_CANCEL_ROUTINE_SET => {
         // IRP.CancelRoutine.

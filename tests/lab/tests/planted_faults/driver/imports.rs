@@ -27,7 +27,14 @@ unsafe extern "system" {
     pub fn ExReleaseFastMutex(mutex: Ptr);
     pub fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
     pub fn EtwUnregister(handle: u64) -> i32;
-    pub fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
+    pub fn EtwWriteTransfer(
+        handle: u64,
+        event: Ptr,
+        activity: Ptr,
+        related: Ptr,
+        count: u32,
+        data: Ptr,
+    ) -> i32;
     pub fn KeEnterCriticalRegion();
     pub fn KeLeaveCriticalRegion();
     pub fn KeEnterGuardedRegion();
@@ -44,7 +51,14 @@ unsafe extern "system" {
     pub fn MmProbeAndLockPages(mdl: Ptr, mode: i8, operation: i32);
     pub fn MmUnlockPages(mdl: Ptr);
     pub fn IoBuildPartialMdl(source: Ptr, target: Ptr, address: Ptr, length: u32);
-    pub fn MmAllocatePagesForMdlEx(low: i64, high: i64, skip: i64, bytes: usize, cache: i32, flags: u32) -> Ptr;
+    pub fn MmAllocatePagesForMdlEx(
+        low: i64,
+        high: i64,
+        skip: i64,
+        bytes: usize,
+        cache: i32,
+        flags: u32,
+    ) -> Ptr;
     pub fn MmFreePagesFromMdl(mdl: Ptr);
     pub fn MmProtectMdlSystemAddress(mdl: Ptr, protection: u32) -> i32;
     pub fn IofCompleteRequest(irp: Ptr, boost: i8);
@@ -86,6 +100,10 @@ unsafe extern "system" {
         exclusive: u8,
         device: Ptr,
     ) -> i32;
+    pub fn IoInitializeRemoveLockEx(lock: Ptr, tag: u32, minutes: u32, most: u32, size: u32);
+    pub fn IoAcquireRemoveLockEx(lock: Ptr, tag: Ptr, file: Ptr, line: u32, size: u32) -> i32;
+    pub fn IoReleaseRemoveLockEx(lock: Ptr, tag: Ptr, size: u32);
+    pub fn IoReleaseRemoveLockAndWaitEx(lock: Ptr, tag: Ptr, size: u32);
     pub fn IoDeleteDevice(device: Ptr);
     pub fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
     pub fn PsCreateSystemThread(
@@ -101,7 +119,14 @@ unsafe extern "system" {
     pub fn IoAllocateWorkItem(device: Ptr) -> Ptr;
     pub fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
     pub fn IoFreeWorkItem(item: Ptr);
-    pub fn ZwQueryValueKey(key: Ptr, name: Ptr, class: i32, information: Ptr, length: u32, result: Ptr) -> i32;
+    pub fn ZwQueryValueKey(
+        key: Ptr,
+        name: Ptr,
+        class: i32,
+        information: Ptr,
+        length: u32,
+        result: Ptr,
+    ) -> i32;
     pub fn ZwNotifyChangeKey(
         key: Ptr,
         event: Ptr,
@@ -175,8 +200,13 @@ unsafe extern "system" {
     pub fn FwpsAcquireClassifyHandle0(context: Ptr, flags: u32, handle: Ptr) -> i32;
     pub fn FwpsReleaseClassifyHandle0(handle: u64);
     pub fn FwpsPendClassify0(handle: u64, filter: u64, flags: u32, out: Ptr) -> i32;
-    pub fn FwpsAcquireWritableLayerDataPointer0(handle: u64, filter: u64, flags: u32, data: Ptr, out: Ptr)
-    -> i32;
+    pub fn FwpsAcquireWritableLayerDataPointer0(
+        handle: u64,
+        filter: u64,
+        flags: u32,
+        data: Ptr,
+        out: Ptr,
+    ) -> i32;
     pub fn FwpsRedirectHandleCreate0(provider: Ptr, flags: u32, handle: Ptr) -> i32;
     pub fn FwpsRedirectHandleDestroy0(handle: Ptr);
     pub fn FwpsInjectionHandleCreate0(family: u16, flags: u32, handle: Ptr) -> i32;
@@ -200,7 +230,13 @@ unsafe extern "system" {
         list: Ptr,
     ) -> i32;
     pub fn FwpsFreeNetBufferList0(list: Ptr);
-    pub fn FwpsAllocateCloneNetBufferList0(list: Ptr, lists: Ptr, buffers: Ptr, flags: u32, clone: Ptr) -> i32;
+    pub fn FwpsAllocateCloneNetBufferList0(
+        list: Ptr,
+        lists: Ptr,
+        buffers: Ptr,
+        flags: u32,
+        clone: Ptr,
+    ) -> i32;
     pub fn FwpsFreeCloneNetBufferList0(clone: Ptr, flags: u32);
     pub fn FwpsReferenceNetBufferList0(list: Ptr, modify: u8);
     pub fn FwpsDereferenceNetBufferList0(list: Ptr, dispatch: u8);

@@ -108,8 +108,10 @@ impl Kernel {
             let text = format!("{what} was called at {irql} and returned at {left_at}");
             let compliance = &rules::DDI_IRQL_RETURN;
             self.condemn(match what {
-                "worker routine" => Violation::new(&rules::WORKER_IRQL, [entry as u64, after, parameter], text)
-                    .with_fourth(work::current_item() as u64),
+                "worker routine" => {
+                    Violation::new(&rules::WORKER_IRQL, [entry as u64, after, parameter], text)
+                        .with_fourth(work::current_item() as u64)
+                }
                 DISPATCH_ROUTINE if self.verifier.checks(compliance) => Violation::of_ddi(compliance, text),
                 DISPATCH_ROUTINE => {
                     Violation::new(&rules::DISPATCH_IRQL_CHANGED, [entry as u64, before, after], text)

@@ -35,7 +35,8 @@ impl Kernel {
     /// Reports pages that the driver left locked: the address of the lock's record, which
     /// the lab does not have, the MDL and the number of pages.
     pub(in crate::nt) fn check_locked_pages(&self) {
-        let locked: Vec<(Address, usize)> = self.mdls().locked.iter().map(|(at, pages)| (*at, *pages)).collect();
+        let locked: Vec<(Address, usize)> =
+            self.mdls().locked.iter().map(|(at, pages)| (*at, *pages)).collect();
         if let Some((mdl, pages)) = locked.first() {
             let text = format!("{} MDLs, the first at {mdl:#x}", locked.len());
             let violation = Violation::new(&rules::MDL_PAGES_LEFT_LOCKED, [0, 0, *mdl as u64], text);
