@@ -231,7 +231,7 @@ fn image_parameters(file: &PeFile, base: u64, rule: lint::Rule) -> [u64; 2] {
     let broken = |section: &Section| match rule {
         lint::Rule::WritableAndExecutable => section.is_writable() && section.is_executable(),
         lint::Rule::ExecutableImportTable => section.range.contains(&imports),
-        _ => section.range.start % 4096 != 0,
+        _ => !section.range.start.is_multiple_of(4096),
     };
     let Some(at) = file.sections.iter().position(broken) else { return [0; 2] };
     let header = base + table + HEADER * at as u64;

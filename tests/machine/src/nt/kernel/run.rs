@@ -80,7 +80,8 @@ impl Kernel {
         let before = cpu::thread_state();
         let callback = CALLBACKS.contains(&what).then(|| Callback::begin(self));
         let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
-        let outer = cpu::set_system_thread(SYSTEM_THREADS.contains(&what));
+        let of_system = cpu::is_system_thread() || SYSTEM_THREADS.contains(&what);
+        let outer = cpu::set_system_thread(of_system);
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
