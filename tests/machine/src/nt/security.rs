@@ -108,7 +108,7 @@ pub extern "win64" fn RtlAddAccessAllowedAce(
         let entry = [&(length << 16).to_le_bytes(), &AccessMask.to_le_bytes(), sid.as_slice()].concat();
         foreign::write_bytes(Acl + end as usize, &entry)?;
         foreign::write(Acl, &(first & !0xFF | revision.max(AceRevision)))?;
-        foreign::write(Acl + 4, &(second & !0xFFFF | count + 1))?;
+        foreign::write(Acl + 4, &(second & !0xFFFF | (count + 1)))?;
         Ok::<_, BadPointer>(Status::SUCCESS)
     };
     kernel.settle(add(), Status::UNSUCCESSFUL).0

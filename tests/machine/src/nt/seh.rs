@@ -93,10 +93,10 @@ impl Kernel {
 
     /// Raises an exception, which stops the machine if the driver does not handle it.
     pub(super) fn raise_or_stop(&self, status: Status, parameters: &[u64]) {
+        let caller = self.call_site();
         self.raise(status, parameters);
         let mut all = [0; 2];
         all.iter_mut().zip(parameters).for_each(|(to, from)| *to = *from);
-        let caller = self.call_site();
         // The bugcheck's parameters: the code, the address, and the exception's first two.
         let violation = match status {
             Status::ACCESS_VIOLATION => {

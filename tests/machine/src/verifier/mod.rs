@@ -116,11 +116,13 @@ impl Violation {
     /// the exception record and the context, which the lab does not make.
     pub fn in_system_thread(self) -> Self {
         const SYSTEM_THREAD_EXCEPTION: u32 = 0x7E;
-        let parameters = [self.parameters[0], 0, 0];
-        match self.rule.code {
-            rules::KMODE_EXCEPTION => Self { code: SYSTEM_THREAD_EXCEPTION, parameters, ..self },
-            _ => self,
+        if self.rule.code != rules::KMODE_EXCEPTION {
+            return self;
         }
+        let [first, second, _] = self.parameters;
+        // A rule for any exception has the exception's code among its parameters.
+        let parameters = if self.rule.parameter.is_some() { [first, 0, 0] } else { [first, second, 0] };
+        Self { code: SYSTEM_THREAD_EXCEPTION, parameters, fourth: 0, ..self }
     }
 
     /// The four parameters, as the bugcheck screen shows them.

@@ -225,6 +225,7 @@ rules! {
     DPC_QUEUED = 0xC7, Some(1), "freed memory that holds a queued DPC";
     DPC_ROUTINE_ACTIVE = 0xC7, Some(2), "unloaded the routine of a DPC that can still run";
     DPC_PROCESSOR = 0xC7, Some(3), "a DPC for a processor that does not exist";
+    DPC_APCS_CHANGED = 0xC7, Some(4), "a DPC routine changed the thread's APC disable count";
     WAIT_OBJECTS = 0x0C, None, "waited for no objects, or for too many";
 
     // Objects.

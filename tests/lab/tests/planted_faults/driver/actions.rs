@@ -3,7 +3,7 @@
 use core::hint::black_box;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::bugs::{deferred, nothing, slow};
+use super::bugs::{nothing, slow};
 use super::imports::*;
 use super::*;
 
@@ -123,38 +123,6 @@ pub unsafe fn packet_pool() -> Ptr {
     // revision, size), ProtocolId, fAllocateNetBuffer, ContextSize, PoolTag, DataSize.
     let parameters = [0x0010_0180u32, 0x0000_0100, TAG, 0, 0];
     unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
-}
-
-/// A lookaside list of nonpaged pool with blocks of this size.
-pub unsafe fn lookaside(list: Ptr, size: usize) -> i32 {
-    const NON_PAGED_POOL_NX: i32 = 512;
-    unsafe { ExInitializeLookasideListEx(list, 0, 0, NON_PAGED_POOL_NX, 0, size, TAG, 0) }
-}
-
-/// Registers a routine with a callback object of the system.
-pub unsafe fn callback() -> Ptr {
-    let name: [u16; 20] = core::array::from_fn(|at| u16::from(b"\\Callback\\PowerState"[at]));
-    let string = [40 | 40 << 16, name.as_ptr() as u64];
-    // OBJECT_ATTRIBUTES: length, root, name, attributes.
-    let attributes = [48, 0, &raw const string as u64, 0, 0, 0];
-    let mut object: Ptr = 0;
-    unsafe {
-        check(ExCreateCallback(&raw mut object as Ptr, &raw const attributes as Ptr, 0, 0));
-        let handle = ExRegisterCallback(object, nothing as *const () as Ptr, 0);
-        ObfDereferenceObject(object);
-        handle
-    }
-}
-
-/// An MDL of bytes of the image; `built`: as one of nonpaged memory.
-pub unsafe fn mdl(built: bool) -> Ptr {
-    unsafe {
-        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
-        if built {
-            MmBuildMdlForNonPagedPool(mdl);
-        }
-        mdl
-    }
 }
 
 /// A lookaside list of nonpaged pool with blocks of this size.

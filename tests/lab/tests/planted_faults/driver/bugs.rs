@@ -376,18 +376,20 @@ bugs! {
     Bfe CALLBACK_DEADLOCK => FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst));
     Notify CALLOUT_DEADLOCK => FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst));
 
-    Entry LOOKASIDE_AGAIN => { lookaside(OBJECT.at(), 32); lookaside(OBJECT.at(), 32) };
-    Entry LOOKASIDE_UNKNOWN => ExDeleteLookasideListEx(OBJECT.at());
-    Entry LOOKASIDE_FREED => { let block = allocate(128); lookaside(block, 32); free(block) };
-    Entry LOOKASIDE_BLOCK => lookaside(OBJECT.at(), 4);
+    Entry LOOKASIDE_AGAIN => { lookaside(note(0, OBJECT.at()), 32); lookaside(OBJECT.at(), 32) };
+    Entry LOOKASIDE_UNKNOWN => ExDeleteLookasideListEx(note(0, OBJECT.at()));
+    Entry LOOKASIDE_FREED => { let block = note(0, allocate(128)); lookaside(block, 32); free(block) };
+    Entry LOOKASIDE_BLOCK => lookaside(note(0, OBJECT.at()), 4);
     Entry TIMER_ACTIVE => {
-        let block = allocate(64);
+        let block = note(0, allocate(64));
+        note(1, block + 64);
         KeInitializeTimer(block);
         KeSetTimer(block, LATER, 0);
         free(block)
     };
     Classify DPC_QUEUED => {
-        let block = allocate(64);
+        let block = note(0, allocate(64));
+        note(1, block + 64);
         KeInitializeDpc(block, deferred as *const () as Ptr, 0);
         KeInsertQueueDpc(block, 0, 0);
         free(block)
@@ -396,14 +398,20 @@ bugs! {
         // In memory that is neither pool nor of the image.
         let space = black_box([0u64; 16]);
         let (timer, dpc) = (space.as_ptr() as Ptr, space.as_ptr() as Ptr + 64);
-        KeInitializeDpc(dpc, deferred as *const () as Ptr, 0);
+        KeInitializeDpc(dpc, note(0, deferred as *const () as Ptr), 0);
         KeInitializeTimer(timer);
         KeSetTimer(timer, LATER, dpc)
     };
     Entry DPC_PROCESSOR => {
-        KeInitializeDpc(OBJECT.at(), deferred as *const () as Ptr, 0);
+        KeInitializeDpc(note(0, OBJECT.at()), deferred as *const () as Ptr, 0);
         KeSetTargetProcessorDpc(OBJECT.at(), 63);
         KeInsertQueueDpc(OBJECT.at(), 0, 0)
+    };
+    Entry DPC_APCS_CHANGED => {
+        KeInitializeDpc(OBJECT.at(), note(0, takes_a_mutex as *const () as Ptr), 0);
+        KeInitializeMutex(OBJECT.at() + 128, 0);
+        KeInsertQueueDpc(OBJECT.at(), 0, 0);
+        KeFlushQueuedDpcs()
     };
     Entry WAIT_OBJECTS => KeWaitForMultipleObjects(0, DATA.at(), 0, 0, 0, 0, 0, 0);
 
@@ -659,6 +667,11 @@ extern "system" fn lingers(_: Ptr) {
 }
 
 pub extern "system" fn deferred(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {}
+
+extern "system" fn takes_a_mutex(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {
+    let zero: i64 = 0;
+    unsafe { KeWaitForSingleObject(OBJECT.at() + 128, 0, 0, 0, &raw const zero as Ptr) };
+}
 
 pub extern "system" fn nothing(_: Ptr, _: Ptr) {}
 

@@ -118,6 +118,7 @@ unsafe extern "system" {
     ) -> i32;
     pub fn ExDeleteLookasideListEx(list: Ptr);
     pub fn KeInitializeTimer(timer: Ptr);
+    pub fn KeInitializeMutex(mutex: Ptr, level: u32);
     pub fn KeSetTimer(timer: Ptr, due: i64, dpc: Ptr) -> u8;
     pub fn KeCancelTimer(timer: Ptr) -> u8;
     pub fn KeInitializeDpc(dpc: Ptr, routine: Ptr, context: Ptr);

@@ -121,7 +121,7 @@ impl Info {
         }
         let codes = codes(file, at.checked_add(4)?, u32::from(count))?;
         // An even number of codes is stored.
-        let after = at + 4 + 2 * (u32::from(count) + 1 & !1);
+        let after = at + 4 + 2 * ((u32::from(count) + 1) & !1);
         let chained = (flags & FLAG_CHAINED != 0).then(|| Function::read(file, after));
         let has_handler = chained.is_none() && flags & (FLAG_SEARCH | FLAG_UNWIND) != 0;
         Some(Self {

@@ -215,6 +215,10 @@ impl Kernel {
                     let parameters = [entry as u64, counts[0], counts[1]];
                     Violation::new(&rules::DISPATCH_APCS_DISABLED, parameters, text)
                 }
+                "DPC routine" => {
+                    let parameters = [entry as u64, counts[1], counts[0]];
+                    Violation::new(&rules::DPC_APCS_CHANGED, parameters, text)
+                }
                 _ if what.starts_with("Evt") => {
                     Violation::new(&rules::WDF_CRITICAL_REGION, [entry as u64, 0, 0], text)
                 }
