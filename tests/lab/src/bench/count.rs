@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow};
+use machine::Machine;
 use machine::image::{Image, ImportName, Trace};
 use machine::nt::Irql;
 use machine::nt::fwp::prepared::{self, Prepared};
@@ -41,8 +42,16 @@ pub struct Cost {
 /// # Errors
 /// If the driver stopped.
 pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
-    let image = stage.machine.image().context("a driver")?;
-    let [first, second] = on_two(stage, irql, calls, &[calls])?;
+    cost_on(&stage.machine, irql, calls)
+}
+
+/// Counts calls as [`cost`] does, on any machine with a driver.
+///
+/// # Errors
+/// If the driver stopped.
+pub fn cost_on(machine: &Machine, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
+    let image = machine.image().context("a driver")?;
+    let [first, second] = on_two(machine, irql, calls, &[calls])?;
     Ok(of(image, calls, &first[0], &used(&second)))
 }
 
@@ -58,7 +67,7 @@ pub fn costs(stage: &Stage, irql: Irql, walks: &[Vec<Prepared>]) -> Result<Vec<C
     let walk = walks.first().context("a walk")?;
     let each: Vec<[&Prepared; 1]> = walk.iter().map(|call| [call]).collect();
     let each: Vec<&[&Prepared]> = each.iter().map(|call| &call[..]).collect();
-    let [first, second] = on_two(stage, irql, &calls, &each)?;
+    let [first, second] = on_two(&stage.machine, irql, &calls, &each)?;
     let used = used(&second);
     Ok(each.iter().zip(&first).map(|(call, trace)| of(image, call, trace, &used)).collect())
 }
@@ -66,12 +75,12 @@ pub fn costs(stage: &Stage, irql: Irql, walks: &[Vec<Prepared>]) -> Result<Vec<C
 /// The traces of groups of calls on one processor, and then on another, after three
 /// rounds of `before`.
 fn on_two(
-    stage: &Stage,
+    machine: &Machine,
     irql: Irql,
     before: &[&Prepared],
     groups: &[&[&Prepared]],
 ) -> Result<[Vec<Trace>; 2]> {
-    let (kernel, image) = (stage.kernel(), stage.machine.image().context("a driver")?);
+    let (kernel, image) = (machine.kernel(), machine.image().context("a driver")?);
     let on = |processor| -> Result<Vec<Trace>> {
         kernel.on_processor(processor, irql, |kernel| {
             prepared::run(kernel, before, 3, 0).map_err(|stop| anyhow!("{stop}"))?;

@@ -18,6 +18,7 @@ pub fn function(name: &str) -> Option<*const c_void> {
         "KeGetCurrentIrql" => image::current_irql as *const c_void,
         "KeQueryUnbiasedInterruptTime" => image::unbiased_interrupt_time as *const c_void,
         "EtwWriteTransfer" => image::event_written as *const c_void,
+        "FwpsQueryPacketInjectionState0" => image::not_injected as *const c_void,
         "memcpy" => image::copy as *const c_void,
         _ => return None,
     })

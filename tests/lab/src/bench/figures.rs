@@ -14,7 +14,7 @@ use super::count::{self, Cost};
 use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
-use super::time::{Effort, median, nanoseconds, rates};
+use super::time::{Effort, median, nanoseconds, rates, through_engine};
 use crate::traffic::Family;
 
 /// A measured number.
@@ -52,6 +52,7 @@ impl Figures {
         say("every layer");
         let base = figures.null(effort)?;
         figures.layers(effort, base)?;
+        figures.engine(effort)?;
         say("every layer, in order");
         super::order::take(&mut figures, effort, base)?;
         say("policies");
@@ -97,6 +98,17 @@ impl Figures {
             let time = nanoseconds(&stage, effort, &[&at_layer(&stage, layer.name)?])?;
             let cost = count::cost(&counted, Irql::DISPATCH, &[&at_layer(&counted, layer.name)?])?;
             self.cost("each layer", layer.name, Some((time, null)), &cost);
+        }
+        Ok(())
+    }
+
+    /// Measures classifies through the lab's engine.
+    fn engine(&mut self, effort: Effort) -> Result<()> {
+        let stage = checked(&[])?;
+        for name in ["INBOUND_IPPACKET_V4", "INBOUND_TRANSPORT_V4_DISCARD"] {
+            let indication = common(name).at(stage.layer(name)?);
+            let time = through_engine(&stage, effort, &indication)?;
+            self.add("a classify through the lab's engine", name, "ns", time);
         }
         Ok(())
     }
@@ -273,15 +285,19 @@ impl Figures {
 }
 
 pub(super) fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
+    stage.call(name, &common(name))
+}
+
+/// The most common packet of a layer.
+pub(super) fn common(name: &str) -> Subject {
     let family = family_of(name);
-    let subject = match name {
+    match name {
         _ if name.contains("ICMP_ERROR") || name.contains("IPPACKET") && name.ends_with("_DISCARD") => {
             Subject::datagram(family)
         }
         _ if name.ends_with("_DISCARD") => Subject::syn(family),
         _ => Subject { flow: None, ..Subject::data(family, machine::wfp::FlowHandle(1)) },
-    };
-    stage.call(name, &subject)
+    }
 }
 
 fn refs(calls: &[Prepared]) -> Vec<&Prepared> {

@@ -166,7 +166,7 @@ impl Subject {
         let family = name.rsplit_once('_').map_or(name, |(layer, _)| layer);
         match family {
             "INBOUND_IPPACKET" => Data::Packet(whole, ip),
-            "OUTBOUND_IPPACKET" => Data::Packet(whole, 0),
+            "OUTBOUND_IPPACKET" | "IPFORWARD" => Data::Packet(whole, 0),
             "INBOUND_TRANSPORT" => Data::Packet(whole, ip + header),
             "OUTBOUND_TRANSPORT" => Data::Packet(whole[ip..].to_vec(), 0),
             "DATAGRAM_DATA" | "STREAM_PACKET" | "ALE_AUTH_RECV_ACCEPT" | "ALE_FLOW_ESTABLISHED" => {

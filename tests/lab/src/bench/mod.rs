@@ -9,6 +9,7 @@
 //! | [`cases`] | the classifies that are counted in both builds |
 //! | [`native`] | the same classifies in the native build, counted by callgrind |
 //! | [`count`] | instructions, locks, and cache lines that two processors share |
+//! | [`beside`] | another driver's classifies, in turn with ours |
 //! | [`direct`] | replacements for the driver's imports that are as short as the kernel's |
 //! | [`time`] | nanoseconds per call, on one processor and on two |
 //! | [`walks`] | walks in the documented order |
@@ -20,6 +21,7 @@
 //! | [`sandboxed`] | what the sandbox costs |
 //! | [`report`] | the figures as text, JSON and a page, compared with earlier ones |
 
+pub mod beside;
 pub mod callgrind;
 pub mod callouts;
 pub mod cases;

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use machine::image;
-use machine::nt::Irql;
 use machine::nt::fwp::prepared::{self, Prepared};
+use machine::nt::{Irql, Kernel};
 use nix::time::{ClockId, clock_gettime};
 
 use super::stage::Stage;
+use crate::traffic::Indication;
 
 /// The number and length of runs.
 #[derive(Clone, Copy, Debug)]
@@ -25,17 +26,46 @@ pub struct Effort {
 
 /// Nanoseconds per call on one processor.
 pub fn nanoseconds(stage: &Stage, effort: Effort, calls: &[&Prepared]) -> Result<f64> {
-    let mut runs = Vec::new();
-    let mut round = 0;
-    let mut rounds = 256;
-    while runs.len() < effort.runs {
-        let spent = run(stage, 0, calls, rounds, round)?;
-        round += rounds;
-        if spent < effort.length / 2 {
-            rounds *= 2;
-            continue;
+    let [time] = in_turn([(stage.kernel(), calls)], effort)?;
+    Ok(time)
+}
+
+/// Nanoseconds per call on one processor, of calls on several machines. Their runs take
+/// turns.
+pub fn in_turn<const N: usize>(machines: [(&Kernel, &[&Prepared]); N], effort: Effort) -> Result<[f64; N]> {
+    let mut runs = [(); N].map(|()| Vec::new());
+    let mut rounds = [(0, 256); N];
+    while runs.iter().any(|runs| runs.len() < effort.runs) {
+        for (at, (kernel, calls)) in machines.iter().enumerate() {
+            let (first, count) = &mut rounds[at];
+            let spent = run(kernel, 0, calls, *count, *first)?;
+            *first += *count;
+            if spent < effort.length / 2 {
+                *count *= 2;
+            } else {
+                runs[at].push(spent.as_nanos() as f64 / *count as f64);
+            }
         }
-        runs.push(spent.as_nanos() as f64 / rounds as f64);
+    }
+    Ok(runs.map(median))
+}
+
+/// Nanoseconds of a classify through the lab's engine, with its checks.
+pub fn through_engine(stage: &Stage, effort: Effort, indication: &Indication) -> Result<f64> {
+    let (engine, request) = (stage.machine.engine(), indication.request());
+    let (mut runs, mut count) = (Vec::new(), 256);
+    while runs.len() < effort.runs {
+        let begin = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        for _ in 0..count {
+            engine.classify(&request);
+        }
+        let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        let spent = Duration::from(end).saturating_sub(begin.into());
+        if spent < effort.length / 2 {
+            count *= 2;
+        } else {
+            runs.push(spent.as_nanos() as f64 / f64::from(count));
+        }
     }
     Ok(median(runs))
 }
@@ -56,7 +86,7 @@ pub fn batches(stage: &Stage, effort: Effort, calls: &[&Prepared], batch: Batch)
         let (mut spent, mut rounds) = (Duration::ZERO, 0);
         while spent < effort.length {
             image::pass_time(batch.apart_ms);
-            spent += run(stage, 0, calls, batch.rounds, first)?;
+            spent += run(stage.kernel(), 0, calls, batch.rounds, first)?;
             (rounds, first) = (rounds + batch.rounds, first + batch.rounds);
         }
         runs.push(spent.as_nanos() as f64 / rounds as f64);
@@ -86,7 +116,7 @@ pub fn rates(stage: &Stage, effort: Effort, calls: [&[&Prepared]; 2]) -> Result<
 }
 
 fn alone(stage: &Stage, calls: &[&Prepared], rounds: u64) -> Result<f64> {
-    Ok(rounds as f64 / run(stage, 0, calls, rounds, 0)?.as_secs_f64())
+    Ok(rounds as f64 / run(stage.kernel(), 0, calls, rounds, 0)?.as_secs_f64())
 }
 
 fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
@@ -94,7 +124,7 @@ fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
     let on = |processor: usize| -> Result<(Duration, Duration)> {
         barrier.wait();
         let begin = Instant::now();
-        let spent = run(stage, processor as u32, calls[processor], rounds, processor as u64)?;
+        let spent = run(stage.kernel(), processor as u32, calls[processor], rounds, processor as u64)?;
         Ok((spent, begin.elapsed()))
     };
     let (first, second) = std::thread::scope(|scope| {
@@ -107,9 +137,9 @@ fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
     Ok(Pair { rate, together: share(first).min(share(second)).min(1.0) })
 }
 
-fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u64) -> Result<Duration> {
+fn run(kernel: &Kernel, processor: u32, calls: &[&Prepared], rounds: u64, first: u64) -> Result<Duration> {
     image::pass_time(1);
-    stage.kernel().on_processor(processor, Irql::DISPATCH, |kernel| {
+    kernel.on_processor(processor, Irql::DISPATCH, |kernel| {
         let begin = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
         prepared::run(kernel, calls, rounds, first).map_err(|stop| anyhow!("{stop}"))?;
         let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;

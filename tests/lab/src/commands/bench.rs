@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::bench::figures::Figures;
 use crate::bench::time::Effort;
-use crate::bench::{report, sandboxed};
+use crate::bench::{beside, report, sandboxed};
 use crate::sandbox::inner;
 
 /// How to measure, and where to write the figures.
@@ -19,6 +19,9 @@ pub struct Arguments {
     /// Measure only what the sandbox costs
     #[arg(long)]
     sandbox: bool,
+    /// Measure only the callouts of another WFP driver, in turn with this one's
+    #[arg(long, value_name = "FILE.sys", conflicts_with = "sandbox")]
+    beside: Option<PathBuf>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -49,9 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         None => None,
     };
-    let figures = match arguments.sandbox {
-        true => sandboxed::figures(effort)?,
-        false => Figures::take(effort, most_flows, |what| eprintln!("lab: {what}"))?,
+    let figures = match &arguments.beside {
+        Some(sys) => beside::figures(effort, sys)?,
+        None if arguments.sandbox => sandboxed::figures(effort)?,
+        None => Figures::take(effort, most_flows, |what| eprintln!("lab: {what}"))?,
     };
     print!("{}", report::text(&figures, earlier.as_ref()));
     let write = |path: &PathBuf, text: String| {

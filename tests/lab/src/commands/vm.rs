@@ -14,7 +14,8 @@ use crate::vm::accelerator::Accelerator;
 use crate::vm::config::{self, Config, Folder, Kernel, Kind, Limits, Saved, Source};
 use crate::vm::display::duration;
 use crate::vm::line::Counts;
-use crate::vm::run::{self, End, Event, Progress, Run};
+use crate::vm::progress::Progress;
+use crate::vm::run::{self, End, Event, Run};
 use crate::vm::verdict::{self, Check, Results};
 use crate::vm::{images, machine, media, qmp};
 

@@ -132,7 +132,7 @@ impl Asked {
             }
         };
         let id = object.remove("id").unwrap_or(Value::Null);
-        if !id.is_u64() && !id.as_str().is_some_and(|text| text.len() <= 64) {
+        if !id.is_u64() && id.as_str().is_none_or(|text| text.len() > 64) {
             let expected = "id: expected a whole number from 0, or a string of at most 64 bytes";
             return Err(Reply::error(Value::Null, expected));
         }

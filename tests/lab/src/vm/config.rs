@@ -154,7 +154,7 @@ pub struct Saved {
     /// What the run is made of.
     pub config: Config,
     /// Where it was.
-    pub progress: super::run::Progress,
+    pub progress: super::progress::Progress,
 }
 
 impl Folder {

@@ -11,6 +11,8 @@
 //! | [`network`] | the network with the machine, and the scan over it |
 //! | [`line`] | the lines on the machine's serial port |
 //! | [`qmp`] | QEMU's machine protocol |
+//! | [`serial`] | the serial port, in the order of QEMU's events |
+//! | [`progress`] | where a run is, and what this side has checked |
 //! | [`run`] | a run from the first line to the last: phases, limits, crashes |
 //! | [`verdict`] | whether to believe what the machine says |
 //! | [`display`] | what a person sees meanwhile |
@@ -28,6 +30,8 @@ pub mod line;
 pub mod machine;
 pub mod media;
 pub mod network;
+pub mod progress;
 pub mod qmp;
 pub mod run;
+pub mod serial;
 pub mod verdict;

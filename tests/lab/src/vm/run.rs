@@ -1,25 +1,20 @@
 //! A run of a machine, from power on to its last line.
 
-use std::collections::BTreeSet;
-use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::{Deserialize, Serialize};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::accelerator::Accelerator;
 use super::config::{Config, Folder, Kind, Saved, Source};
 use super::display::Display;
-use super::line::{Counts, Line, Lines};
+use super::line::{Counts, Line};
 use super::machine::{Processes, SCREEN_SOCKET, STATE, Sockets};
 use super::network::{Link, Scan};
-use super::qmp::{self, Qmp};
+use super::progress::{IN_TIME, NO_DUMP, Progress, STAYS_UP, TO_THE_END};
+use super::qmp::Qmp;
+use super::serial;
 use super::verdict::{Check, is_scan};
 use crate::printable::printable;
 
@@ -45,76 +40,6 @@ pub enum End {
     Off,
     /// It was interrupted and is saved.
     Interrupted,
-}
-
-/// Where a run is. It survives an interruption.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Progress {
-    /// The kind of the phase.
-    pub kind: Kind,
-    /// Its name.
-    pub phase: String,
-    /// How long it takes so far, without interruptions.
-    pub took: Duration,
-    /// How long the whole run takes so far.
-    pub whole: Duration,
-    /// The steps that the guest announced.
-    pub steps: BTreeSet<String>,
-    /// Whether the guest has announced the next restart.
-    pub announced: bool,
-    /// The number of restarts that nobody announced.
-    pub crashes: usize,
-    /// The guest's closing line.
-    pub verdict: Option<Counts>,
-    /// Whether the guest said that all results are written.
-    pub ended: bool,
-    /// What this side has checked.
-    pub checks: Vec<Check>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            kind: Kind::Start,
-            phase: "power on".to_owned(),
-            took: Duration::ZERO,
-            whole: Duration::ZERO,
-            steps: BTreeSet::new(),
-            announced: false,
-            crashes: 0,
-            verdict: None,
-            ended: false,
-            checks: Vec::new(),
-        }
-    }
-}
-
-/// What this side checks in every run, besides the verdict and the scans.
-const STAYS_UP: &str = "the machine restarts only when it says so";
-const IN_TIME: &str = "every phase ends within its limit";
-const NO_DUMP: &str = "there is no crash dump";
-const TO_THE_END: &str = "the machine runs to the end of its plan";
-const KEPT: &str = "every result was kept";
-const ALWAYS: [&str; 5] = [STAYS_UP, IN_TIME, NO_DUMP, TO_THE_END, KEPT];
-
-impl Progress {
-    /// Records that a check failed.
-    pub fn fail(&mut self, name: &str, failure: impl Into<String>) {
-        self.checks.push(Check::new(name, printable(&failure.into())));
-    }
-
-    /// The checks of this side, with those that nothing spoke against.
-    pub fn verdicts(&self) -> Vec<Check> {
-        let mut all = self.checks.clone();
-        let failed = |name: &str| self.checks.iter().any(|check| check.name == name);
-        all.extend(ALWAYS.into_iter().filter(|name| !failed(name)).map(|name| Check::new(name, "")));
-        all
-    }
-
-    /// Notes that a file or the whole of the results is lost.
-    pub fn lose(&mut self, what: impl Into<String>) {
-        self.fail(KEPT, what);
-    }
 }
 
 /// After as many restarts that nobody announced, the machine will not recover.
@@ -168,7 +93,7 @@ impl<'a> Run<'a> {
         let (sender, events) = events;
         let (link, sockets) = (Link::new()?, Sockets::new()?);
         let mut processes = Processes::start(config, folder, &sockets, &link)?;
-        let connected = connect(&sockets, &sender);
+        let connected = serial::connect(&sockets, &sender);
         let mut qmp = connected.or_else(|error| {
             // Its last words say more than that it is gone.
             let _running = processes.wait(Duration::from_secs(1));
@@ -498,84 +423,7 @@ fn arrive(qmp: &mut Qmp) -> Result<()> {
     Ok(())
 }
 
-/// The serial port. QEMU writes a guest's line before it reports what the guest does next.
-/// So whoever takes an event reads the port first, and both come in their order.
-struct Serial {
-    stream: UnixStream,
-    lines: Lines,
-    events: Sender<Event>,
-}
-
-impl Serial {
-    /// Takes what is there. Returns whether more may come.
-    fn drain(&mut self) -> bool {
-        let mut buffer = [0; 4096];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(length) => {
-                    for line in self.lines.take(&buffer[..length]) {
-                        if self.events.send(Event::Line(line)).is_err() {
-                            return false;
-                        }
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-    }
-}
-
-/// Connects to the serial port and to QMP. What both say are events.
-fn connect(sockets: &Sockets, events: &Sender<Event>) -> Result<Qmp> {
-    let stream = qmp::connect(&sockets.serial(), Duration::from_secs(20))?;
-    stream.set_nonblocking(true)?;
-    let waits = stream.try_clone()?;
-    let serial = Serial { stream, lines: Lines::default(), events: events.clone() };
-    let serial = Arc::new(Mutex::new(serial));
-    let port = Arc::clone(&serial);
-    let read = move || {
-        loop {
-            let mut ready = [PollFd::new(waits.as_fd(), PollFlags::POLLIN)];
-            let polled = poll(&mut ready, PollTimeout::NONE);
-            let failed = polled.is_err_and(|error| error != nix::errno::Errno::EINTR);
-            if failed || !port.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("serial".into()).spawn(read).context("the serial port")?;
-    let events = events.clone();
-    let event = move |event| {
-        serial.lock().unwrap_or_else(PoisonError::into_inner).drain();
-        // After the run nobody listens.
-        let _over = events.send(Event::Qmp(event));
-    };
-    Qmp::connect(&sockets.qmp(), Duration::from_secs(20), event)
-}
-
 /// A channel for the events of a run.
 pub fn events() -> (Sender<Event>, Receiver<Event>) {
     mpsc::channel()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_nothing_spoke_against_has_passed() {
-        let mut progress = Progress::default();
-        assert!(progress.verdicts().iter().all(|check| check.failure.is_empty()));
-        assert_eq!(progress.verdicts().len(), ALWAYS.len());
-        progress.fail(NO_DUMP, "MEMORY.DMP\u{1b}[2J");
-        progress.fail(NO_DUMP, "another");
-        let failed: Vec<_> =
-            progress.verdicts().into_iter().filter(|check| !check.failure.is_empty()).collect();
-        assert_eq!(failed.len(), 2);
-        assert_eq!(failed[0].failure, "MEMORY.DMP\\u{1b}[2J");
-        assert_eq!(progress.verdicts().len(), ALWAYS.len() + 1);
-    }
 }

@@ -225,6 +225,9 @@ impl<'a> Script<'a> {
                 }
                 function.parameters.insert(name);
             }
+            if self.text(node).contains("SupportsShouldProcess") {
+                function.parameters.insert("WhatIf".to_owned());
+            }
             functions.insert(self.function_name(node), function);
         }
         functions

@@ -100,7 +100,7 @@ fn a_refused_value_is_written_once_and_again_after_each_change() {
     ];
     settle(&machine, "Mode");
     assert_eq!(log(&machine), expected);
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["22", "ssh"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["22", "ssh"]));
     expected.extend([
         refused("Mode", "OutOfRange", 0, "LastPolicy"),
         refused("ExemptPorts", "BadPort", 2, "LastPolicy"),
@@ -232,11 +232,11 @@ fn a_filter_that_overrules_the_driver_is_written_once_an_hour() {
 #[test]
 fn the_log_can_be_switched_off_and_on() {
     let machine = start(&[("EventLog", 0)]);
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["ssh"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["ssh"]));
     settle(&machine, "ExemptPorts");
     assert_eq!(log(&machine), [""; 0]);
     machine.set("EventLog", 1);
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["22"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["22"]));
     settle(&machine, "ExemptPorts");
     assert_eq!(stop(machine), [STOPPED]);
 }

@@ -55,9 +55,9 @@ fn each_value_of_the_policy_key_overrides_the_services_own() {
     let mut machine = driver();
     machine.set("Mode", 2);
     machine.set("ScanPorts", 20);
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["1", "2", "3"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["1", "2", "3"]));
     set(&machine, "Mode", RegistryValue::dword(1));
-    set(&machine, "ExemptPorts", RegistryValue::multi_sz(&["113/tcp"]));
+    set(&machine, "ExemptPorts", RegistryValue::multi_sz(["113/tcp"]));
     start(&mut machine);
     let event = applied(&machine);
     assert_eq!((event.number("Mode"), event.number("ScanPorts"), event.number("ExemptPorts")), (1, 20, 1));
@@ -127,7 +127,7 @@ fn a_mode_of_the_policy_key_takes_effect_alone() {
     let mut machine = driver();
     start(&mut machine);
     settle(&machine);
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["ssh"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["ssh"]));
     set(&machine, "Mode", RegistryValue::dword(1));
     settle(&machine);
     let event = applied(&machine);

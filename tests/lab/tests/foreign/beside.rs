@@ -49,7 +49,7 @@ impl Reinjects {
                     return;
                 }
                 let packet = &reply.output[..reply.information as usize];
-                here.send(packet, &read.address().bytes).expect("the packet goes back");
+                here.send(packet, &read.address()).expect("the packet goes back");
                 count.fetch_add(1, Ordering::SeqCst);
             }
         });

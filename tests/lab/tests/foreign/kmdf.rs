@@ -40,6 +40,9 @@ pub struct Client {
     pub queue: u64,
     /// Addresses of the driver's callbacks, which record their calls.
     pub callbacks: [u64; 6],
+    /// One that takes 20 ms, and one that records its IRQL.
+    pub slow: u64,
+    pub with_level: u64,
 }
 
 /// A recorded call of a callback: its number and its first arguments.
@@ -56,10 +59,11 @@ impl Client {
         machine.start(&driver("kmdf.rs", arguments)).expect("the driver starts");
         let path = format!(r"\\.\{service}");
         let file = machine.kernel().open(&path, PROCESS, Access::FULL).expect("the device opens");
-        let words = words(&done(file.control(ADDRESSES, &[], &[0; 72]).unwrap()));
+        let words = words(&done(file.control(ADDRESSES, &[], &[0; 88]).unwrap()));
         let [driver, device, queue] = words[..3].try_into().unwrap();
         let callbacks = words[3..9].try_into().unwrap();
-        Self { file: Some(file), machine, driver, device, queue, callbacks }
+        let [slow, with_level] = words[9..11].try_into().unwrap();
+        Self { file: Some(file), machine, driver, device, queue, callbacks, slow, with_level }
     }
 
     pub fn file(&self) -> &File {

@@ -21,7 +21,7 @@ fn queue(client: &Client, scope: u64, level: u64) -> u64 {
     let mut config = [0u64; 12];
     config[0] = 96 | 2 << 32;
     config[1] = 2;
-    config[5] = client.callbacks[5];
+    config[5] = client.with_level;
     config[10] = 0xFFFF_FFFF;
     let queue = 0u64;
     let arguments = [client.device, at(&config), at(&attributes), at(&queue)];
@@ -31,7 +31,7 @@ fn queue(client: &Client, scope: u64, level: u64) -> u64 {
 
 /// A work item whose callback takes 20 ms.
 fn work_item(client: &Client, parent: u64, serialized: u64) -> Result<u64, Status> {
-    let config = [24u64, client.callbacks[4], serialized];
+    let config = [24u64, client.slow, serialized];
     let attributes = [56u64, 0, 0, 1 | 1 << 32, parent, 0, 0];
     let item = 0u64;
     match client.status("WdfWorkItemCreate", [at(&config), at(&attributes), at(&item)]) {
@@ -48,7 +48,7 @@ fn a_scope_without_a_passive_level_is_a_spin_lock() {
         let (_request, handle) = client.pend(CONTROL, &[], &[]);
         assert_eq!(client.status("WdfRequestForwardToIoQueue", [handle, queue]), Status::SUCCESS);
         let calls = client.calls();
-        assert_eq!(calls, [(5, [queue, handle, expected, 0])], "scope {scope}, level {level}");
+        assert_eq!(calls, [(7, [queue, handle, expected, 0])], "scope {scope}, level {level}");
         client.call("WdfRequestComplete", [handle, 0]);
     }
     client.stop();

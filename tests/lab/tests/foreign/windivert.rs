@@ -4,9 +4,14 @@
 //! cannot be reached, the tests say so and end.
 
 pub mod client;
+mod events;
+mod limits;
 mod packets;
+mod priorities;
 mod storm;
 mod sweep;
+mod traffic;
+mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +21,6 @@ use lab::setup;
 use machine::Machine;
 use machine::image::PeFile;
 use machine::nt::Options;
-use machine::status::Status;
 
 use super::kmdf::{alone, resident};
 use super::text;
@@ -100,31 +104,6 @@ fn a_handle_of_each_layer_opens_tells_its_version_and_closes() {
 }
 
 #[test]
-fn limits_of_the_queue_have_their_defaults_and_bounds() {
-    let Some(sys) = sys() else { return };
-    let machine = start(&sys);
-    let handle = Divert::open(machine.kernel(), Layer::Network, 0, 0).unwrap();
-    // "WINDIVERT_PARAM_QUEUE_LENGTH: default 4096, minimum 32, maximum 16384",
-    // "QUEUE_TIME: 2000, 100, 16000", "QUEUE_SIZE: 4194304, 65535, 33554432".
-    for (parameter, default, least, most) in [
-        (client::QUEUE_LENGTH, 4096, 32, 16_384),
-        (client::QUEUE_TIME, 2000, 100, 16_000),
-        (client::QUEUE_SIZE, 4_194_304, 65_535, 33_554_432),
-    ] {
-        assert_eq!(handle.parameter(parameter), Ok(default), "parameter {parameter}");
-        for value in [least, most] {
-            assert_eq!(handle.set_parameter(parameter, value), Ok(()), "parameter {parameter}, {value}");
-            assert_eq!(handle.parameter(parameter), Ok(value));
-        }
-        for value in [least - 1, most + 1] {
-            assert!(handle.set_parameter(parameter, value).is_err(), "parameter {parameter}, {value}");
-        }
-    }
-    handle.close();
-    stop(machine);
-}
-
-#[test]
 fn a_handle_with_pending_reads_closes_and_they_are_cancelled() {
     let Some(sys) = sys() else { return };
     let machine = start(&sys);
@@ -137,43 +116,6 @@ fn a_handle_with_pending_reads_closes_and_they_are_cancelled() {
     for read in reads {
         assert!(!read.reply(None).unwrap().status.is_success());
     }
-    stop(machine);
-}
-
-#[test]
-fn a_shutdown_ends_reads_with_no_data() {
-    let Some(sys) = sys() else { return };
-    let machine = start(&sys);
-    let handle = Divert::open(machine.kernel(), Layer::Network, 0, 0).unwrap();
-    let read = handle.start_receive(1500);
-    assert_eq!(handle.shutdown(client::SHUTDOWN_RECV), Ok(()));
-    // ERROR_NO_DATA is what STATUS_PIPE_EMPTY becomes for a program.
-    assert_eq!(read.reply(None).unwrap().status, Status(0xC000_00D9_u32 as i32));
-    let read = handle.start_receive(1500);
-    assert_eq!(read.reply(None).unwrap().status, Status(0xC000_00D9_u32 as i32));
-    handle.close();
-    stop(machine);
-}
-
-#[test]
-fn a_reflect_handle_sees_other_handles_open_and_close() {
-    let Some(sys) = sys() else { return };
-    let machine = start(&sys);
-    let reflect = Divert::open(machine.kernel(), Layer::Reflect, 0, Layer::Reflect.flags()).unwrap();
-    let sniffer = Divert::open(machine.kernel(), Layer::Network, 7, flag::SNIFF).unwrap();
-    sniffer.close();
-    let mut events = Vec::new();
-    for _ in 0..2 {
-        let read = reflect.start_receive(4096);
-        let reply = read.reply(None).unwrap();
-        assert_eq!(reply.status, Status::SUCCESS);
-        let address = read.address();
-        events.push((address.event(), address.process(), address.priority()));
-    }
-    // REFLECT_OPEN and REFLECT_CLOSE, of this process, with the priority it asked for.
-    let process = client::PROCESS;
-    assert_eq!(events, [(8, process, 7), (9, process, 7)]);
-    reflect.close();
     stop(machine);
 }
 

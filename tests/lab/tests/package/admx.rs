@@ -136,7 +136,7 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
             .collect();
         check(controls.len() == elements.len(), format!("{name}: {} controls", controls.len()));
         check(
-            policy.attribute("valueName").is_some() != !elements.is_empty(),
+            policy.attribute("valueName").is_some() == elements.is_empty(),
             format!("{name}: valueName and elements"),
         );
         for element in elements {

@@ -24,10 +24,7 @@ const LINKED: [(&Rule, &str, &str); 3] = [
 
 /// Rules whose bugs are in other drivers, which answer requests; and the tests of these.
 const ELSEWHERE: [(&[&Rule], &str); 3] = [
-    (
-        &[&rules::USER_BUFFER_CONTEXT, &rules::USER_BUFFER_DIRECT, &rules::ERROR_LOG_ENTRY],
-        include_str!("../foreign/wdm.rs"),
-    ),
+    (&[&rules::USER_BUFFER_CONTEXT, &rules::USER_BUFFER_DIRECT], include_str!("../foreign/wdm.rs")),
     (&[&rules::IRP_NOT_CANCELLED], include_str!("../foreign/queues.rs")),
     (
         &[

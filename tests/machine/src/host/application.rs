@@ -15,7 +15,7 @@ pub enum Application {
 const HEAD_LIMIT: usize = 16 << 10;
 const KEPT_LIMIT: usize = 16 << 20;
 /// The maximum N of `/bytes/N`.
-const BODY_LIMIT: usize = 64 << 20;
+const BODY_LIMIT: usize = 128 << 20;
 
 const PAGE: &str = "<!doctype html><title>WFP lab</title><p>This port is open.\n";
 

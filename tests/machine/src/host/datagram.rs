@@ -155,7 +155,7 @@ impl Host {
         let by = [Layer::AleAuthConnect, Layer::AleFlowEstablished];
         match self.begin_flow(record, key, &mut scene, by) {
             Ok(()) => self.send_of_flow(record, &scene, packet),
-            Err((Layer::AleAuthConnect, Passage::Absorbed)) => {
+            Err((Layer::AleAuthConnect, Passage::Pended)) => {
                 self.pended_datagrams.insert(endpoint, ends);
             }
             Err((layer, _)) => return Err(SocketError::Blocked(ends, layer.name())),

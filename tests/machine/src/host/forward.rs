@@ -32,8 +32,15 @@ impl Host {
         if outbound && !self.gate.pass(record, Layer::OutboundIppacket, &sent) {
             return;
         }
-        self.gate.counters.sent += 1;
-        self.outbound.push_back(onward.clone());
+        self.leave(onward.clone(), &None);
+    }
+
+    /// Forwards a packet that no layer sees. It loses a hop, too (RFC 1812, 5.3.1; RFC
+    /// 8200, 3).
+    pub(super) fn forward_unseen(&mut self, parsed: &Parsed<'_>) {
+        if let Some(onward) = one_hop_on(parsed) {
+            self.leave(onward, &None);
+        }
     }
 }
 

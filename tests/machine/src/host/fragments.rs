@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::ip::{Refusal, code, has_whole_chain};
 use super::open_points::reason;
-use crate::wire::{Family, LARGEST_PACKET, Parsed, reassembled};
+use crate::wfp::FragmentData;
+use crate::wire::{Family, LARGEST_PACKET, Parsed, Transport, reassembled};
 
 /// The maximum number of incomplete datagrams, of all senders and of one. A new one
 /// evicts the oldest, so that fragments without the rest cannot keep other
@@ -141,6 +142,15 @@ fn part<'a>(parsed: &Parsed<'a>) -> Option<Part<'a>> {
         }
     };
     Some(Part { key: (source, destination, identification, protocol), at, more, body })
+}
+
+/// What the metadata say of a packet that is a fragment.
+pub(super) fn data(parsed: &Parsed<'_>) -> Option<FragmentData> {
+    if !matches!(parsed.transport, Transport::Fragment) {
+        return None;
+    }
+    let Part { key: (_, _, identification, _), at, body, .. } = part(parsed)?;
+    Some(FragmentData { identification, offset: at as u16, length: body.len() as u32 })
 }
 
 /// Checks that a fragment is valid.

@@ -42,9 +42,9 @@ pub enum Passage {
     Open,
     /// A filter blocks.
     Blocked,
-    /// A callout blocks and absorbs, as one does that pends an authorization
-    /// (`FwpsPendOperation0`).
-    Absorbed,
+    /// A callout blocks for now: it has pended the operation or the classify
+    /// (`FwpsPendOperation0`, `FwpsPendClassify0`).
+    Pended,
 }
 
 /// The connection between a host and its filter engine.
@@ -79,10 +79,11 @@ impl Gate {
         self.passage(record, layer, scene) == Passage::Open
     }
 
-    /// Like [`Gate::pass`]; tells a block with ABSORB from another one.
+    /// Like [`Gate::pass`]; tells a block for now from another one.
     #[must_use]
     pub fn passage(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) -> Passage {
         let decision = self.indicate(record, layer, scene, None);
+        let pended = self.takes_pend(scene, &decision);
         if !decision.blocked() {
             return Passage::Open;
         }
@@ -96,7 +97,16 @@ impl Gate {
             // The packet is dropped, whatever the discard layer returns.
             self.indicate(record, layer, scene, Some(Some(discard)));
         }
-        if decision.absorbed { Passage::Absorbed } else { Passage::Blocked }
+        if pended { Passage::Pended } else { Passage::Blocked }
+    }
+
+    /// Whether a callout has pended the endpoint in this indication. A filter engine
+    /// without drivers pends by a block with ABSORB alone.
+    fn takes_pend(&self, scene: &Scene<'_>, decision: &Decision) -> bool {
+        match self.filter.demands() {
+            Some(demands) => scene.endpoint.is_some_and(|endpoint| demands.take_pended(endpoint)),
+            None => decision.absorbed,
+        }
     }
 
     /// Indicates at a layer whose answer has no effect.

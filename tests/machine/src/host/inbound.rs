@@ -48,7 +48,7 @@ impl Host {
             Scene { flags, injections: injections.as_ref(), ..Scene::packet(Direction::Inbound, parsed) };
         let event = self.event_of(&parsed);
         let record = self.gate.open(scene.ends, event);
-        if matches!(parsed.transport, Transport::Fragment) {
+        if matches!(parsed.transport, Transport::Fragment) && self.gate.open_points.fragments_flagged {
             scene.flags |= flag::IS_FRAGMENT;
         }
         if self.gate.pass(record, Layer::InboundIppacket, &scene) {

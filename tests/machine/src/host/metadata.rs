@@ -1,5 +1,6 @@
 //! The metadata that each layer shows.
 
+use super::fragments;
 use super::layers::Layer;
 use super::open_points::OpenPoints;
 use super::options::{Options, Process};
@@ -51,6 +52,7 @@ impl Scene<'_> {
             Item::ProcessId => to.process_id = Some(*id),
             Item::SystemFlags => to.system_flags = Some(0),
             Item::Compartment => to.compartment_id = Some(options.compartment),
+            Item::Fragment => to.fragment = packet.and_then(|packet| fragments::data(&packet)),
             Item::PathMtu => to.path_mtu = Some(options.network.mtu.into()),
             // Only an initial authorization can be pended (FwpsPendOperation0).
             Item::Completion => to.completion_handle = self.endpoint.filter(|_| !reauthorizing),
@@ -91,6 +93,7 @@ enum Item {
     ProcessId,
     SystemFlags,
     Compartment,
+    Fragment,
     PathMtu,
     Completion,
     Endpoint,
@@ -104,11 +107,11 @@ enum Item {
 }
 
 /// The table "Metadata Fields at Each Filtering Layer", row by row. The host never
-/// has fragment data, control data or redirect records.
+/// has control data or redirect records, and sends no fragments.
 fn offered(layer: Layer) -> &'static [Item] {
     use Item::*;
     match layer {
-        Layer::InboundIppacket => &[IpHeader, Compartment],
+        Layer::InboundIppacket => &[IpHeader, Compartment, Fragment],
         Layer::OutboundIppacket => &[IpHeader, Compartment, TransportHeader, PathMtu],
         Layer::Ipforward => &[Compartment],
         Layer::InboundTransport => &[

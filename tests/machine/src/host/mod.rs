@@ -79,6 +79,8 @@ pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, Ud
 use connection::Connection;
 use sockets::{Listener, Pended, PendedListen};
 
+use crate::wfp::Injections;
+
 /// A connection's addresses, local first.
 type Pair = (SocketAddr, SocketAddr);
 
@@ -97,6 +99,8 @@ pub struct Host {
     flows: datagram::Flows,
     fragments: Fragments,
     outbound: VecDeque<Vec<u8>>,
+    /// Packets that it has sent to itself.
+    looped: VecDeque<(Vec<u8>, Injections)>,
     /// The last endpoint handle or connection id.
     last_handle: u64,
     last_port: u16,
@@ -129,6 +133,7 @@ impl Host {
             flows: datagram::Flows::default(),
             fragments: Fragments::default(),
             outbound: VecDeque::new(),
+            looped: VecDeque::new(),
             last_handle: 0x1000,
             last_port: sockets::FIRST_EPHEMERAL_PORT,
         }
@@ -154,7 +159,7 @@ impl Host {
 
     /// The time until [`Host::poll`] has something to do, if any.
     pub fn poll_delay(&mut self) -> Option<Duration> {
-        if self.has_demands() {
+        if self.has_demands() || !self.looped.is_empty() {
             return Some(Duration::ZERO);
         }
         self.stack.delay(self.gate.now)

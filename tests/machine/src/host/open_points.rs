@@ -112,6 +112,10 @@ pub struct OpenPoints {
     /// Whether a packet of `FwpsInjectForwardAsync0` is indicated again. Its page says no;
     /// *Packet Injection Functions* says that an injected packet is.
     pub injected_forward_indicated: bool,
+    /// Whether INBOUND_IPPACKET shows IS_FRAGMENT for a fragment. *Filtering condition
+    /// flags* says only that the flag means a fragment. WinDivert, which documents that it
+    /// can capture fragments there, passes over packets with the flag.
+    pub fragments_flagged: bool,
 }
 
 impl Default for OpenPoints {
@@ -130,6 +134,7 @@ impl Default for OpenPoints {
             injected_from_the_top: true,
             forwarded_at_outbound: true,
             injected_forward_indicated: false,
+            fragments_flagged: true,
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::layers::Layer;
 use super::log::{Event, RecordId};
-use super::scene::{Direction, Scene};
+use super::reentry::AT_ONCE;
+use super::scene::{Direction, Scene, flag};
 use super::segment::{stream_flag, take_ask};
 use super::{Host, Pair};
-use crate::wfp::FlowHandle;
+use crate::wfp::{FlowHandle, Injections};
 use crate::wire::{Parsed, TcpFlags, Transport};
 
 /// The maximum size of a stream indication in bytes. The next one waits until these
@@ -16,6 +17,7 @@ impl Host {
     /// Lets applications and TCP send until nothing is left to send now. Then ends
     /// the connections that TCP has ended.
     pub(super) fn turn(&mut self) {
+        let mut looped = 0;
         loop {
             let pairs: Vec<Pair> = self.connections.keys().copied().collect();
             let mut handed_over = false;
@@ -26,8 +28,10 @@ impl Host {
             while let Some(packet) = self.stack.outbound() {
                 self.send_segment(packet);
             }
+            let received = if looped < AT_ONCE { self.receive_looped() } else { 0 };
+            looped += received;
             // What drivers ask of the stack comes in while callouts see the packets.
-            if !self.serve() && !handed_over {
+            if !self.serve() && received == 0 && !handed_over {
                 break;
             }
         }
@@ -225,7 +229,28 @@ impl Host {
                 return;
             }
         }
-        self.gate.counters.sent += 1;
-        self.outbound.push_back(packet);
+        self.leave(packet, &None);
+    }
+
+    /// Sends a packet that has passed the layers: to the network, or to the host itself.
+    pub(super) fn leave(&mut self, packet: Vec<u8>, injections: &Injections) {
+        let is_own = |parsed: Parsed<'_>| parsed.destination.ip() == self.own(parsed.family());
+        if Parsed::new(&packet).is_some_and(is_own) {
+            self.looped.push_back((packet, injections.clone()));
+        } else {
+            self.gate.counters.sent += 1;
+            self.outbound.push_back(packet);
+        }
+    }
+
+    /// Receives what the host has sent to itself so far. Returns the number of packets.
+    fn receive_looped(&mut self) -> usize {
+        let packets = std::mem::take(&mut self.looped);
+        let count = packets.len();
+        for (packet, injections) in packets {
+            let own = self.gate.options.interface.clone();
+            self.arrive(own, &packet, &injections, flag::IS_LOOPBACK);
+        }
+        count
     }
 }

@@ -11,7 +11,7 @@ use super::answer;
 use super::layers::Layer;
 use super::log::Event;
 use super::options::Interface;
-use super::scene::{Direction, Scene, flag};
+use super::scene::{Direction, Scene};
 use super::segment::stream_flag;
 use super::sockets::{ConnectionId, SocketError};
 use super::{Host, Pair};
@@ -19,9 +19,10 @@ use crate::status::Status;
 use crate::wfp::{Demand, Demanded, Entry, FlowHandle, Injections};
 use crate::wire::{Parsed, Transport, protocol};
 
-/// The most requests that are served before the network gets its turn. A driver that
-/// injects every packet again and again does not hold the host.
-const AT_ONCE: usize = 256;
+/// The most requests that are served, and packets to itself that the host receives,
+/// before the network gets its turn. A driver that injects every packet again and again
+/// does not hold the host, and neither do sockets that answer each other.
+pub(super) const AT_ONCE: usize = 256;
 
 impl Host {
     /// Serves what drivers ask of the stack. Returns whether there was anything.
@@ -153,9 +154,8 @@ impl Host {
                     self.forward(record, &scene, parsed);
                     Status::SUCCESS
                 }
-                Some(_) => {
-                    self.gate.counters.sent += 1;
-                    self.outbound.push_back(packet);
+                Some(parsed) => {
+                    self.forward_unseen(&parsed);
                     Status::SUCCESS
                 }
                 None => Status::INVALID_PARAMETER,
@@ -193,13 +193,7 @@ impl Host {
         if !layers.iter().all(|&layer| self.gate.pass(record, layer, &scene)) {
             return Status::SUCCESS;
         }
-        if parsed.destination.ip() == self.own(parsed.family()) {
-            let own = self.gate.options.interface.clone();
-            self.arrive(own, &packet, injections, flag::IS_LOOPBACK);
-        } else {
-            self.gate.counters.sent += 1;
-            self.outbound.push_back(packet);
-        }
+        self.leave(packet, injections);
         Status::SUCCESS
     }
 

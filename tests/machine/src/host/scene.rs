@@ -133,6 +133,16 @@ impl<'a> Scene<'a> {
         (self.ends.local.port(), remote)
     }
 
+    /// IS_LOOPBACK for a call or an outbound packet whose ends are both the host's. An
+    /// inbound packet may only claim so; who receives it knows where it comes from.
+    fn loopback(&self) -> u32 {
+        let claims = self.packet.is_some() && self.passing() == Direction::Inbound;
+        match self.ends.remote {
+            Some(remote) if !claims && remote.ip() == self.ends.local.ip() => flag::IS_LOOPBACK,
+            _ => 0,
+        }
+    }
+
     /// The values of a layer's data fields, in index order.
     pub fn values(&self, fields: &[Field], options: &Options, arrival: &Interface) -> Vec<Value> {
         fields.iter().map(|&field| self.value(field, options, arrival)).collect()
@@ -161,7 +171,8 @@ impl<'a> Scene<'a> {
             Field::Protocol => Value::Uint8(self.ends.protocol),
             Field::Direction => Value::Uint32(self.direction as u32),
             Field::Flags => {
-                Value::Uint32(self.flags | options.extra_flags(remote.map(|remote| remote.to_canonical())))
+                let extra = options.extra_flags(remote.map(|remote| remote.to_canonical()));
+                Value::Uint32(self.flags | self.loopback() | extra)
             }
             Field::ReauthorizeReason => Value::Uint32(self.reauthorize_reason),
             Field::PromiscuousMode | Field::SocketProperty | Field::SystemPort => Value::Uint32(0),

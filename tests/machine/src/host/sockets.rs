@@ -143,7 +143,7 @@ impl Host {
                 self.listeners.insert(local, Listener { application, endpoint });
                 Ok(())
             }
-            Passage::Absorbed => {
+            Passage::Pended => {
                 self.pend_listen(scene, application, Layer::AleAuthListen);
                 Ok(())
             }
@@ -224,11 +224,11 @@ impl Host {
         let layer = Layer::AleConnectRedirect;
         match self.gate.passage(record, layer, &scene) {
             Passage::Open => self.authorize(record, scene, request),
-            _ if self.take_pended(&scene) => {
+            Passage::Pended => {
                 self.pend(layer, &scene, request);
                 Ok(())
             }
-            Passage::Blocked | Passage::Absorbed => Err(self.refuse_connect(&scene, layer)),
+            Passage::Blocked => Err(self.refuse_connect(&scene, layer)),
         }
     }
 
@@ -256,7 +256,7 @@ impl Host {
         let layer = Layer::AleAuthConnect;
         match self.gate.passage(record, layer, &scene) {
             Passage::Open => self.begin(&scene, request),
-            Passage::Absorbed => {
+            Passage::Pended => {
                 self.pend(layer, &scene, request);
                 Ok(())
             }
@@ -277,12 +277,6 @@ impl Host {
         }
         self.release(&Scene { ends: ends(scene.ends.local, None), ..*scene });
         SocketError::Blocked(scene.ends, layer.name())
-    }
-
-    /// Whether a callout has pended the classify of this endpoint.
-    fn take_pended(&self, scene: &Scene<'_>) -> bool {
-        let demands = self.gate.filter.demands();
-        demands.zip(scene.endpoint).is_some_and(|(demands, endpoint)| demands.take_pended(endpoint))
     }
 
     /// What a callout has made of the request of this endpoint.
@@ -438,7 +432,7 @@ impl Host {
         }
         match self.gate.passage(record, ASSIGNMENT, &assignment) {
             Passage::Open => Ok(Bound::To(changed)),
-            Passage::Absorbed => Ok(Bound::Pended(assignment.ends.local)),
+            Passage::Pended => Ok(Bound::Pended(assignment.ends.local)),
             Passage::Blocked => Err(SocketError::Blocked(assignment.ends, ASSIGNMENT.name())),
         }
     }

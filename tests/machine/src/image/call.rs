@@ -48,11 +48,13 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
         *register = argument;
     }
     let (floor, handling) = (control.floor.get(), control.handling.depth());
-    control.shared.calls.fetch_add(1, Ordering::Relaxed);
-    control.shared.depth.fetch_add(1, Ordering::Relaxed);
+    // Only this thread writes them.
+    let (calls, depth) = (&control.shared.calls, &control.shared.depth);
+    calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    depth.store(depth.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     // SAFETY: `rsp` is aligned and has room below; the caller vouches for `entry`.
     let value = unsafe { enter(control, entry, &registers, rsp) };
-    control.shared.depth.fetch_sub(1, Ordering::Relaxed);
+    depth.store(depth.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
     // An escape leaves handlers in progress.
     control.floor.set(floor);
     control.handling.set_depth(handling);

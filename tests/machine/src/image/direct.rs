@@ -81,6 +81,16 @@ pub unsafe extern "win64" fn copy(to: *mut u8, from: *const u8, count: usize) ->
     )
 }
 
+/// `FwpsQueryPacketInjectionState0` for measured code, for packets that nobody has
+/// injected.
+///
+/// # Safety
+/// None; callable anywhere.
+#[unsafe(naked)]
+pub unsafe extern "win64" fn not_injected() -> u32 {
+    naked_asm!("xor eax, eax", "ret")
+}
+
 /// Sets what [`processor_number`] and [`current_irql`] return on this thread.
 pub fn set_here(processor: u32, irql: u8) {
     let [number, level] = &Control::of_thread().here;

@@ -59,8 +59,8 @@ pub use call::{
     arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
 };
 pub use direct::{
-    copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
-    set_here, touch, unbiased_interrupt_time,
+    copy, current_irql, event_written, events_written, not_injected, nothing, pass_time, processor_number,
+    read_words, set_here, touch, unbiased_interrupt_time,
 };
 pub use dispatch::{SystemCall, catches_system_calls, let_system_calls_pass, refused_calls};
 pub use emulate::{Environment, register_environment};

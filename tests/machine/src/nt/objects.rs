@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::callbacks::{CallbackObject, Registered};
 use super::dispatcher::{header, kind};
 use super::error_log::{ErrorLogEntry, OpenEntry};
+use super::fwp::Prototype;
 use super::ke::signal_state;
 use super::lookaside::Lookaside;
 use super::memory::{Guarded, PAGE};
@@ -187,7 +188,7 @@ pub struct Objects {
     /// References by object, each with its driver.
     pub referenced: BTreeMap<Address, Vec<DriverId>>,
     /// The callout that the driver last registered under each key.
-    pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
+    pub callouts: BTreeMap<Guid, (FWPS_CALLOUT3, Prototype)>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
     /// Number of threads that run in each process.

@@ -34,17 +34,22 @@ const LONG: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: AtomicU64,
-    lock: Mutex<()>,
+    /// The number of threads that sleep.
+    sleeping: Mutex<usize>,
     sleepers: Condvar,
 }
 
 impl Bell {
-    /// Wakes all waiting threads.
+    /// Wakes all waiting threads. Without one, it makes no system call: a classify rings.
     pub fn ring(&self) {
-        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        self.rung.fetch_add(1, Ordering::Release);
-        drop(guard);
-        self.sleepers.notify_all();
+        let sleeping = {
+            let sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.rung.fetch_add(1, Ordering::Release);
+            *sleeping
+        };
+        if sleeping > 0 {
+            self.sleepers.notify_all();
+        }
         seat::rang();
     }
 
@@ -115,9 +120,11 @@ impl Bell {
         if waited > LONG && !is_named() {
             name_wait(|| Some(Named::new(machine.as_deref(), what())));
         }
-        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = |_: &mut ()| self.rung.load(Ordering::Acquire) == count;
-        drop(self.sleepers.wait_timeout_while(guard, nap, unchanged));
+        let mut sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+        *sleeping += 1;
+        let unchanged = |_: &mut usize| self.rung.load(Ordering::Acquire) == count;
+        let woken = self.sleepers.wait_timeout_while(sleeping, nap, unchanged);
+        *woken.unwrap_or_else(PoisonError::into_inner).0 -= 1;
         let machine = machine?;
         if left.is_none() && waited > machine.hang_limit() && !machine.is_stopped() {
             machine.hang(named_waits(&*machine));

@@ -53,8 +53,9 @@ pub trait Expectations: Sync {
         Ok(())
     }
 
-    /// Whether it starts before BFE does, and then waits for it.
-    fn starts_without_bfe(&self) -> bool {
+    /// Whether it follows BFE: it waits if BFE starts later, and works again after BFE was
+    /// stopped and started. Otherwise BFE runs all the time.
+    fn follows_bfe(&self) -> bool {
         true
     }
 
@@ -62,7 +63,7 @@ pub trait Expectations: Sync {
     fn use_it(&self, _machine: &Machine) {}
 
     /// The rules about leftovers that it breaks if a call failed that it needs to remove
-    /// them.
+    /// them. What it has left may keep it from starting again.
     fn may_leave(&self) -> &[&'static Rule] {
         &[]
     }

@@ -292,6 +292,8 @@ impl<'a> Living<'a> {
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
                 true
             }
+            // What it has left is in its way.
+            Err(StartError::Refused(_)) if self.may_leave() => false,
             Err(error) => {
                 self.problem(format!("a second start, without failures: {error}"));
                 false
@@ -375,6 +377,9 @@ impl<'a> Living<'a> {
     /// Stops and starts BFE. If the driver does not do its work afterwards, it must do
     /// it soon after its calls work again.
     fn run(&mut self) {
+        if !self.expected.follows_bfe() {
+            return;
+        }
         if self.bfe == Bfe::Late {
             self.change("when BFE starts", &[BfeState::StartPending, BfeState::Running], true);
         }

@@ -135,7 +135,7 @@ impl Sweep {
         jobs: usize,
     ) -> Self {
         let states = Bfe::ALL.map(|(_, bfe)| bfe);
-        let states = &states[..if expected.starts_without_bfe() { states.len() } else { 1 }];
+        let states = &states[..if expected.follows_bfe() { states.len() } else { 1 }];
         let baselines: Vec<_> =
             states.iter().map(|bfe| Baseline::of(expected, file, variant, *bfe)).collect();
         let mut sweep = Self { seed, works: baselines.iter().all(|it| it.works), ..Self::default() };

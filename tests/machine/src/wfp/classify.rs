@@ -23,6 +23,17 @@ pub struct Discard {
     pub filter_id: u64,
 }
 
+/// `FWPS_INBOUND_FRAGMENT_METADATA0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentData {
+    /// The number of the datagram that the fragment belongs to.
+    pub identification: u32,
+    /// The position of its data in the datagram, in bytes.
+    pub offset: u16,
+    /// The size of its data, in bytes.
+    pub length: u32,
+}
+
 /// The metadata of an indication. `Some` sets the field's bit in
 /// `currentMetadataValues`; sizes are in bytes.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +48,7 @@ pub struct Metadata {
     pub token: Option<u64>,
     pub system_flags: Option<u32>,
     pub compartment_id: Option<u32>,
+    pub fragment: Option<FragmentData>,
     pub path_mtu: Option<u32>,
     pub completion_handle: Option<u64>,
     pub transport_endpoint_handle: Option<u64>,

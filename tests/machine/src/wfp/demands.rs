@@ -187,7 +187,7 @@ pub struct Demands {
     wake: Mutex<Option<Wake>>,
     /// Changed requests, by the endpoint of their indication.
     redirects: Mutex<BTreeMap<u64, Redirect>>,
-    /// Endpoints whose classify is pended.
+    /// Endpoints whose operation or classify is pended.
     pended: Mutex<BTreeSet<u64>>,
     /// What is asked of the streams of flows.
     streams: Mutex<BTreeMap<FlowHandle, StreamAsk>>,
@@ -245,12 +245,12 @@ impl Demands {
         self.redirects.locked().remove(&endpoint)
     }
 
-    /// Notes that the classify of an endpoint is pended.
+    /// Notes that the operation or the classify of an endpoint is pended.
     pub fn set_pended(&self, endpoint: u64) {
         self.pended.locked().insert(endpoint);
     }
 
-    /// Takes the note that the classify of an endpoint is pended.
+    /// Takes the note that the operation or the classify of an endpoint is pended.
     pub fn take_pended(&self, endpoint: u64) -> bool {
         self.pended.locked().remove(&endpoint)
     }

@@ -13,7 +13,7 @@ use super::store::Lifetime;
 use super::transaction::Core;
 use super::{
     CalloutDriver, Change, Decision, Demands, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule,
-    Violation, layer,
+    RuntimeFilter, Violation, layer,
 };
 use crate::driver::DriverId;
 use crate::schedule::Bell;
@@ -159,6 +159,19 @@ impl Engine {
             self.note(violation);
         }
         decision
+    }
+
+    /// The filters of a layer that call a callout, in the order of arbitration.
+    pub fn callout_filters(&self, layer: LayerId) -> Vec<RuntimeFilter> {
+        let Some(state) = self.layers.get(usize::from(layer.0)) else { return Vec::new() };
+        let snapshot = Arc::clone(&read(&state.snapshot));
+        let filters = snapshot.iter().flatten().filter(|filter| filter.slot.is_some());
+        filters.map(|filter| filter.runtime.clone()).collect()
+    }
+
+    /// The key of a callout with this run-time id.
+    pub fn callout_key(&self, id: u32) -> Option<Guid> {
+        self.callouts.find_id(id).map(|slot| slot.key)
     }
 
     /// Increases whenever a filter at the layer is added or removed. Flows that

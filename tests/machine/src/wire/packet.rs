@@ -172,7 +172,7 @@ impl<'a> Parsed<'a> {
     }
 
     /// Whether the IP header's checksum is correct; IPv6 has none.
-    pub(crate) fn header_checksum_valid(&self) -> bool {
+    pub fn header_checksum_valid(&self) -> bool {
         match self.family() {
             Family::V4 => {
                 let header = self.bytes.get(..v4_header(self.bytes)).unwrap_or(&[]);
@@ -184,7 +184,7 @@ impl<'a> Parsed<'a> {
 
     /// Whether the transport's checksum is correct, if it has one. UDP over IPv4
     /// may have none; over IPv6 it must have one (RFC 8200, 8.1).
-    pub(crate) fn checksum_valid(&self) -> bool {
+    pub fn checksum_valid(&self) -> bool {
         let body = self.transport_bytes();
         match self.transport {
             Transport::Tcp(tcp) => tcp.checksum_valid,

@@ -240,12 +240,12 @@ extern "system" fn callback<const N: u64>(a: u64, b: u64, c: u64, d: u64) {
 extern "system" fn with_level(a: u64, b: u64, _: u64, _: u64) {
     let level: u64;
     unsafe { core::arch::asm!("mov {}, cr8", out(reg) level) };
-    record(5, [a, b, level, 0]);
+    record(7, [a, b, level, 0]);
 }
 
 /// Records its begin, and its end 20 ms later.
 extern "system" fn slow(a: u64) {
-    record(4, [a, 0, 0, 0]);
+    record(6, [a, 0, 0, 0]);
     // KUSER_SHARED_DATA.InterruptTime, in 100 ns.
     let page = 0xFFFF_F780_0000_0000u64;
     let now = || {
@@ -255,7 +255,7 @@ extern "system" fn slow(a: u64) {
     };
     let end = now() + 200_000;
     while now() < end {}
-    record(4, [a, 1, 0, 0]);
+    record(6, [a, 1, 0, 0]);
 }
 
 extern "system" fn unload(driver: u64) {
@@ -338,14 +338,17 @@ fn answer_call(request: u64, size: u64, times: usize) -> Result<u64, u64> {
     Ok(8)
 }
 
-/// Gives driver, device, default queue, and the addresses of callbacks 0 to 5.
+/// Gives driver, device, default queue, and the addresses of callbacks 0 to 5, of the
+/// slow one and of the one with its level.
 fn addresses(request: u64) -> Result<u64, u64> {
-    let output = buffer(place::REQUEST_RETRIEVE_OUTPUT_BUFFER, request, 72)?;
+    let output = buffer(place::REQUEST_RETRIEVE_OUTPUT_BUFFER, request, 88)?;
     let callbacks = [
         callback::<0> as *const (),
         callback::<1> as *const (),
         callback::<2> as *const (),
         callback::<3> as *const (),
+        callback::<4> as *const (),
+        callback::<5> as *const (),
         slow as *const (),
         with_level as *const (),
     ];
@@ -355,7 +358,7 @@ fn addresses(request: u64) -> Result<u64, u64> {
     for (at, callback) in callbacks.into_iter().enumerate() {
         unsafe { output.add(3 + at).write(callback as u64) };
     }
-    Ok(72)
+    Ok(88)
 }
 
 /// Gives the recorded calls, and forgets them.

@@ -12,16 +12,21 @@ use machine::Machine;
 use machine::host::{self, Application, Host, OpenPoints};
 use machine::nt::{Irql, Kernel, Options};
 use machine::schedule::{self, Random, Scheduling, Thread};
+use machine::verifier::{Rule, rules};
 use machine::wfp::Engine;
 use machine::wire::{Network, compose};
 
 use super::client::{self, Divert, Layer, flag};
-use super::{start_with, stop, sys};
+use super::{start_with, sys};
 
 /// How many handles each program opens.
-const HANDLES: usize = 6;
+const HANDLES: usize = 3;
 const PROGRAMS: usize = 2;
 const OPEN: u16 = 80;
+
+/// What the driver does wrong (docs/DRIVERS.md), and what is left then.
+const KNOWN: [&Rule; 1] = [&rules::CALLOUT_DEADLOCK];
+const LEFT: [&Rule; 3] = [&rules::CALLOUTS_LEFT, &rules::FILTER_OBJECT_LEFT, &rules::FLOW_CONTEXT_LEFT];
 
 struct Stage {
     kernel: Arc<Kernel>,
@@ -53,6 +58,10 @@ impl Stage {
                 while host.transmit().is_some() {}
             });
             schedule::note("packet", packet.len() as u64);
+            // A thread that waits for a spin lock has its turn only when others wait, too.
+            if !self.is_over() {
+                schedule::pause(&|| "the next packet".to_owned());
+            }
         }
         self.at(processor, || drop(host));
     }
@@ -79,16 +88,17 @@ impl Stage {
         let priority = random.below(5) as i32 - 2;
         let handle = Divert::open(&self.kernel, layer, priority, layer.flags() | extra).expect("a handle");
         let mut reads = Vec::new();
-        for _ in 0..random.below(12) {
+        for _ in 0..random.below(8) {
             match random.below(6) {
                 0 => drop(handle.set_parameter(client::QUEUE_LENGTH, 32 + random.below(64) as u64)),
                 1 => drop(handle.parameter(client::QUEUE_SIZE)),
                 2 if random.once_in(3) => drop(handle.shutdown(client::SHUTDOWN_RECV)),
-                3 => drop(reads.pop()),
+                // A read stays: the driver writes into its memory.
                 _ => reads.push(handle.start_receive(2000)),
             }
+            rest(random.below(8));
             let Some(read) = reads.last() else { continue };
-            let Some(reply) = read.reply(Some(Duration::from_millis(1))) else { continue };
+            let Some(reply) = read.reply(Some(Duration::ZERO)) else { continue };
             if reply.status.is_success()
                 && matches!(layer, Layer::Network)
                 && extra == 0
@@ -96,7 +106,7 @@ impl Stage {
             {
                 let packet = &reply.output[..reply.information as usize];
                 // A handle that was shut down sends nothing.
-                let _sent = handle.send(packet, &read.address().bytes);
+                let _sent = handle.send(packet, &read.address());
             }
             reads.pop();
         }
@@ -104,6 +114,14 @@ impl Stage {
         for read in reads {
             assert!(read.reply(None).is_some(), "a read ends with its handle");
         }
+    }
+}
+
+/// Lets packets come.
+fn rest(steps: usize) {
+    match schedule::now() {
+        Some(_) => (0..steps).for_each(|step| schedule::note("the program rests", step as u64)),
+        None => std::thread::sleep(Duration::from_micros(50) * steps as u32),
     }
 }
 
@@ -131,7 +149,10 @@ fn packet(network: &Network, random: &mut Random) -> Vec<u8> {
 fn storm(sys: &std::path::Path, scheduling: Scheduling) {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     let options = Options { processors: 4, ..storm::options(seed) };
-    let machine: Machine = start_with(sys, options);
+    let mut machine: Machine = start_with(sys, options);
+    for rule in KNOWN.iter().chain(&LEFT) {
+        machine.kernel().verifier().tolerate(rule);
+    }
     let stage = Stage {
         kernel: Arc::clone(machine.kernel()),
         engine: Arc::clone(machine.engine()),
@@ -151,13 +172,20 @@ fn storm(sys: &std::path::Path, scheduling: Scheduling) {
     if let Some(stop) = machine.kernel().stopped() {
         panic!("seed {seed}: {stop}");
     }
-    stop(machine);
+    let kernel = machine.kernel();
+    assert!(kernel.work().drain(Duration::from_secs(10)), "seed {seed}: the driver's worker goes on");
+    machine.stop().unwrap_or_else(|stop| panic!("seed {seed}: {stop}"));
+    let rules: Vec<_> = machine.kernel().verifier().findings().iter().map(|it| it.violation.rule).collect();
+    // What the engine has refused to unregister is left.
+    let is_known = rules.iter().any(|rule| KNOWN.contains(rule));
+    let is_expected = |rule: &&Rule| is_known && (KNOWN.contains(rule) || LEFT.contains(rule));
+    assert!(rules.iter().all(is_expected), "seed {seed}: {rules:?}");
 }
 
 #[test]
 fn handles_come_and_go_under_traffic_one_thread_at_a_time() {
     let Some(sys) = sys() else { return };
-    for seed in 0..12 {
+    for seed in 0..16 {
         storm(&sys, Scheduling::Deterministic { seed });
     }
 }
@@ -165,7 +193,7 @@ fn handles_come_and_go_under_traffic_one_thread_at_a_time() {
 #[test]
 fn handles_come_and_go_under_traffic_all_at_once() {
     let Some(sys) = sys() else { return };
-    for seed in 0..8 {
+    for seed in 0..2 {
         storm(&sys, Scheduling::Parallel { seed });
     }
 }

@@ -33,8 +33,8 @@ impl Expectations for WinDivert {
         false
     }
 
-    /// `DriverEntry` opens an engine session, and does not wait for BFE.
-    fn starts_without_bfe(&self) -> bool {
+    /// `DriverEntry` opens an engine session, which it uses until its unload.
+    fn follows_bfe(&self) -> bool {
         false
     }
 

@@ -447,6 +447,12 @@ bugs! {
         let item = note(0, IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst)));
         IoQueueWorkItem(item, DATA.at(), 1, 0)
     };
+    Entry ERROR_LOG_ENTRY => {
+        let entry = IoAllocateErrorLogEntry(DEVICE_OBJECT.load(SeqCst), 48);
+        // DumpDataSize is no multiple of 4.
+        poke(entry + 2, 3);
+        IoWriteErrorLogEntry(entry)
+    };
     Entry WORK_ITEM_QUEUED_TWICE => {
         let item = behind_a_slow_one();
         IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0)

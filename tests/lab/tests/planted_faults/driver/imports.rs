@@ -152,6 +152,8 @@ unsafe extern "system" {
         context: Ptr,
     ) -> i32;
     pub fn IoOpenDriverRegistryKey(driver: Ptr, kind: i32, access: u32, flags: u32, key: Ptr) -> i32;
+    pub fn IoAllocateErrorLogEntry(object: Ptr, size: u8) -> Ptr;
+    pub fn IoWriteErrorLogEntry(entry: Ptr);
     pub fn IoAllocateWorkItem(device: Ptr) -> Ptr;
     pub fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
     pub fn IoFreeWorkItem(item: Ptr);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::headers::{behind, checksummed};
 use super::world::{CLOSED, PORT, World};
 use crate::host::{Application, Event, Layer};
+use crate::wfp::FragmentData;
 use crate::wire::{Family, Parsed, TcpFlags, Transport};
 
 /// A fragment of a packet's payload; `more` sets the flag.
@@ -217,4 +218,24 @@ fn all_senders_together_are_limited() {
     let sent =
         [(0..32, true), (32..64, false)].map(|(range, more)| world.probe(&part(&whole, 2, range, more)));
     assert_eq!(sent.map(|sent| sent.len()), [0, 1]);
+}
+
+/// *Metadata Fields at Each Filtering Layer*: INBOUND_IPPACKET may have fragment data.
+/// FWPS_INBOUND_FRAGMENT_METADATA0: offset "from the start of the packet" and length, both
+/// in bytes.
+#[test]
+fn the_metadata_of_a_fragment_say_where_it_belongs() {
+    for family in Family::BOTH {
+        let mut world = world(family);
+        let whole = datagram(&world, &[7; 60]);
+        for part in parts(&whole, 77, 32) {
+            world.probe(&part);
+        }
+        let kept = world.fake.at(Layer::InboundIppacket, family, false);
+        let data = |identification, offset, length| Some(FragmentData { identification, offset, length });
+        let seen: Vec<_> = kept.iter().map(|kept| kept.metadata.fragment).collect();
+        assert_eq!(seen, [data(77, 0, 32), data(77, 32, 32), data(77, 64, 4), None], "{family}");
+        let above = &world.fake.at(Layer::InboundTransport, family, false)[0];
+        assert_eq!(above.metadata.fragment, None, "{family}");
+    }
 }

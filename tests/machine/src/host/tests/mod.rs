@@ -5,6 +5,7 @@ mod fake;
 mod fragments;
 mod headers;
 mod hostile;
+mod loopback;
 mod offers;
 mod reauthorization;
 mod refusals;

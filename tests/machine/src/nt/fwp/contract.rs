@@ -69,7 +69,11 @@ impl Inside {
 
     /// The NET_BUFFER_LIST that is indicated.
     pub(super) fn indicates(&self, list: Address) {
-        note(|calls| calls.list = list);
+        INSIDE.with_borrow_mut(|inside| {
+            if let Some(calls) = inside.last_mut() {
+                calls.list = list;
+            }
+        });
     }
 
     /// Whether the packet was cloned or referenced.
@@ -79,23 +83,27 @@ impl Inside {
 
     /// The rule that the result breaks, after what the callout has done.
     pub(super) fn broken_by(&self, after: &ClassifyOut) -> Option<Violation> {
-        let calls = calls()?;
         let blocks = after.action == ActionType::BLOCK;
         let is_hard = blocks && after.rights & RIGHT_ACTION_WRITE == 0;
-        match calls {
-            Calls { injected: true, .. } if calls.layer.is_stream() && !blocks => {
-                Some(violation(&rules::STREAM_INJECTED_WITHOUT_BLOCK, &calls))
+        INSIDE.with_borrow(|inside| {
+            let calls = inside.last()?;
+            match calls {
+                Calls { injected: true, .. } if calls.layer.is_stream() && !blocks => {
+                    Some(violation(&rules::STREAM_INJECTED_WITHOUT_BLOCK, calls))
+                }
+                // "should set the actionType member … to FWP_ACTION_BLOCK and the Flags member to
+                // FWPS_CLASSIFY_OUT_FLAG_ABSORB" (FwpsPendOperation0).
+                Calls { pended_operation: true, .. }
+                    if !blocks || after.flags & CLASSIFY_OUT_FLAG_ABSORB == 0 =>
+                {
+                    Some(violation(&rules::OPERATION_NOT_ABSORBED, calls))
+                }
+                Calls { pended: true, .. } if !is_hard => {
+                    Some(violation(&rules::PENDED_WITHOUT_BLOCK, calls))
+                }
+                _ => None,
             }
-            // "should set the actionType member … to FWP_ACTION_BLOCK and the Flags member to
-            // FWPS_CLASSIFY_OUT_FLAG_ABSORB" (FwpsPendOperation0).
-            Calls { pended_operation: true, .. }
-                if !blocks || after.flags & CLASSIFY_OUT_FLAG_ABSORB == 0 =>
-            {
-                Some(violation(&rules::OPERATION_NOT_ABSORBED, &calls))
-            }
-            Calls { pended: true, .. } if !is_hard => Some(violation(&rules::PENDED_WITHOUT_BLOCK, &calls)),
-            _ => None,
-        }
+        })
     }
 }
 

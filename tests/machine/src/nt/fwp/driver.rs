@@ -76,7 +76,7 @@ fn register(
     }
     let guest = GuestCallout::new(kernel.weak(), kernel.caller(), callout, prototype);
     let key = callout.calloutKey.to_guid();
-    kernel.objects().callouts.insert(key, callout);
+    kernel.objects().callouts.insert(key, (callout, prototype));
     let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
     if let Ok(id) = id {
         kernel.objects().callout_devices.insert(id, device);

@@ -12,6 +12,7 @@ use super::super::types::{
     MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST, Plain,
 };
 use super::super::{Kernel, Stop};
+use super::Prototype;
 use crate::wfp::Guid;
 
 /// A value: its `FWP_DATA_TYPE`, which may be any number, and its union.
@@ -314,6 +315,11 @@ impl Room {
 impl Kernel {
     /// The callout that the driver last registered under a key.
     pub fn registered(&self, key: Guid) -> Option<FWPS_CALLOUT3> {
-        self.objects().callouts.get(&key).copied()
+        self.objects().callouts.get(&key).map(|(callout, _)| *callout)
+    }
+
+    /// The prototype of its functions.
+    pub fn prototype(&self, key: Guid) -> Option<Prototype> {
+        self.objects().callouts.get(&key).map(|(_, prototype)| *prototype)
     }
 }

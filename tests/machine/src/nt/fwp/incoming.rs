@@ -6,9 +6,9 @@ use super::super::memory::{Guarded, PAGE};
 use super::super::types::GUID;
 use super::super::types::{
     Address, FWP_BYTE_BLOB, FWP_VALUE0, FWPS_ACTION0, FWPS_CLASSIFY_OUT0, FWPS_DISCARD_METADATA0,
-    FWPS_FILTER3, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0,
-    FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, Plain, data_type,
-    metadata_field as field,
+    FWPS_FILTER3, FWPS_INBOUND_FRAGMENT_METADATA0, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUE0,
+    FWPS_INCOMING_VALUES0, FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0,
+    Plain, data_type, metadata_field as field,
 };
 use super::packet::{Laid, MdlMapping, NblLayout, PacketRoom};
 use super::redirect::storage;
@@ -329,6 +329,12 @@ pub(super) fn raw_metadata(
         filterId: discard.filter_id,
     });
     field!(discard, DISCARD_REASON => discardMetadata);
+    let fragment = metadata.fragment.map(|fragment| FWPS_INBOUND_FRAGMENT_METADATA0 {
+        fragmentIdentification: fragment.identification,
+        fragmentOffset: fragment.offset,
+        fragmentLength: fragment.length,
+    });
+    field!(fragment, FRAGMENT_DATA => fragmentMetadata);
     if metadata.ale_classify_required {
         present |= field::ALE_CLASSIFY_REQUIRED;
     }

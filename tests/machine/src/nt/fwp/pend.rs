@@ -66,6 +66,8 @@ fn pend_operation(kernel: &Kernel, handle: HANDLE, out: Address) -> Result<Statu
     let context = kernel.objects().opaque();
     foreign::write(out, &context)?;
     note(|calls| calls.pended_operation = true);
+    // The completion handle is that of the endpoint.
+    kernel.engine().demands.set_pended(completion);
     let operation = Operation { driver: kernel.caller(), layer: inside.layer.name, completion };
     kernel.packets().state().operations.insert(context, operation);
     Ok(Status::SUCCESS)

@@ -6,6 +6,7 @@ use super::super::Kernel;
 use super::super::cpu::{self, Irql};
 use super::super::guest::Stop;
 use super::super::types::{Address, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0};
+use super::Prototype;
 use super::incoming::Scratch;
 use crate::image::{self, Call, Trace, Walk};
 use crate::wfp::{ActionType, ClassifyOut, RIGHT_ACTION_WRITE, Request, RuntimeFilter};
@@ -57,6 +58,25 @@ impl Prepared {
             flow_mask: 0,
         };
         Self { scratch, call, flows: Vec::new() }
+    }
+
+    /// Passes this filter, as its owner added it.
+    pub fn with_filter(mut self, filter: &RuntimeFilter) -> Self {
+        self.call.filter = self.scratch.filter(filter, filter.raw_context) as u64;
+        self
+    }
+
+    /// Calls a function with this prototype. The loop passes seven arguments, which a
+    /// function of six reads as its own: classifyContext as the filter, the filter as the
+    /// flow context, and the flow context as `classifyOut`.
+    pub fn with_prototype(mut self, prototype: Prototype) -> Self {
+        if prototype == Prototype::Vista {
+            self.call.context = self.call.filter;
+            self.call.filter = 0;
+            let out = self.call.out;
+            return self.with_flows(vec![out]);
+        }
+        self
     }
 
     /// Passes these flow contexts in turn, one per round.

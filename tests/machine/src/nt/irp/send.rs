@@ -130,19 +130,19 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
 fn check(kernel: &Kernel, irp: Address, routine: Address, status: Status) {
     /// No status at all: a variable that was not initialized.
     const ILLEGAL: Status = Status(-1);
-    let (text, completed, answer) = {
+    let (text, answer, marked) = {
         let mut irps = kernel.irps();
         let Some(known) = irps.get_mut(&irp) else { return };
         known.returned = Some(status);
         let (text, completed, answer) = (known.describe(irp), known.completed, known.status);
+        // A request that is not completed is in memory as long as the table is locked.
+        let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
+        let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
         if completed.is_some() {
             irps.remove(&irp);
         }
-        (text, completed, answer)
+        (text, answer, marked)
     };
-    // A request that is not completed is still in memory.
-    let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
-    let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
     let parameter = u64::from(status.0 as u32);
     let (rule, fourth) = match (status == Status::PENDING, marked, answer) {
         _ if status == ILLEGAL => (&rules::IRP_STATUS_ILLEGAL, parameter),

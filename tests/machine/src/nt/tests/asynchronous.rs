@@ -9,7 +9,7 @@ use super::super::types::*;
 use super::super::{Irql, Kernel, Options};
 use super::callouts::{Classify, absorb, watch};
 use super::{clean, drive, machine, peek, poke, stopped_by};
-use crate::host::{self, Application, Host, OpenPoints, State, stream_flag};
+use crate::host::{self, Application, Host, OpenPoints, SocketError, State, stream_flag};
 use crate::status::Status;
 use crate::verifier::rules;
 use crate::wfp::FlowHandle;
@@ -114,6 +114,29 @@ fn a_pended_listen_listens_after_its_completion() {
         assert!(host.unlisten(own).is_err(), "{layer}: it does not listen yet");
         complete_operation(&kernel, &mut host);
         assert!(host.unlisten(own).is_ok(), "{layer}");
+    }
+}
+
+extern "win64" fn only_absorb(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64, out: u64) {
+    absorb(out);
+}
+
+/// Only FwpsPendOperation0 pends: a callout may absorb what it blocks for good.
+#[test]
+fn a_block_that_absorbs_is_a_refusal_if_nothing_is_pended() {
+    let own = SocketAddr::new(Network::default().host_address(Family::V4), 80);
+    for layer in ["ALE_RESOURCE_ASSIGNMENT_V4", "ALE_AUTH_LISTEN_V4", "ALE_AUTH_CONNECT_V4"] {
+        let kernel = machine();
+        let mut host = world(&kernel);
+        watch(&kernel, layer, only_absorb);
+        let refused = match layer {
+            "ALE_AUTH_CONNECT_V4" => host.connect(near(80), Vec::new()).map(drop),
+            _ => host.listen(own, Application::Hold),
+        };
+        assert!(matches!(refused, Err(SocketError::Blocked(..))), "{layer}: {refused:?}");
+        if layer == "ALE_AUTH_CONNECT_V4" {
+            assert!(host.send_datagram(near(9), b"one").is_err());
+        }
     }
 }
 

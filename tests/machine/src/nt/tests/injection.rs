@@ -227,7 +227,12 @@ fn a_sent_packet_passes_the_layers_from_the_top_and_leaves() {
         host.poll(Duration::from_millis(1));
         settle(&kernel);
         assert_eq!(completed.calls.load(SeqCst), 1);
-        assert_eq!(sent(&mut host), std::slice::from_ref(&packet));
+        // A router takes a hop, and corrects the header's checksum.
+        let taken = u8::from(matches!(by, By::Forward));
+        let sent = sent(&mut host);
+        assert_eq!((sent.len(), sent[0][8]), (1, packet[8] - taken), "{by:?}");
+        assert!(Parsed::new(&sent[0]).unwrap().header_checksum_valid());
+        assert_eq!((&sent[0][..8], &sent[0][12..]), (&packet[..8], &packet[12..]), "{by:?}");
         let seen: Vec<_> = host.log().records().flat_map(|record| record.layers()).collect();
         assert_eq!(seen, layers, "{by:?}");
     }

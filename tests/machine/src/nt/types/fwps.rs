@@ -204,6 +204,7 @@ pub mod metadata_field {
     pub const SYSTEM_FLAGS: u32 = 0x40;
     pub const TRANSPORT_HEADER_SIZE: u32 = 0x400;
     pub const COMPARTMENT_ID: u32 = 0x800;
+    pub const FRAGMENT_DATA: u32 = 0x1000;
     pub const PATH_MTU: u32 = 0x2000;
     pub const COMPLETION_HANDLE: u32 = 0x4000;
     pub const TRANSPORT_ENDPOINT_HANDLE: u32 = 0x8000;

@@ -38,9 +38,12 @@ pub extern "win64" fn WdfWorkItemCreate(
             return Ok(status::NO_CALLBACK);
         }
         let serialized = config.AutomaticSerialization != 0;
-        let attributes: WDF_OBJECT_ATTRIBUTES = foreign::read_sized(not_null("Attributes", Attributes)?)?;
+        let parent = match Attributes {
+            0 => 0,
+            at => foreign::read_sized::<WDF_OBJECT_ATTRIBUTES>(at)?.ParentObject,
+        };
         // "A work item runs at PASSIVE_LEVEL", where it cannot wait for a spin lock.
-        if serialized && scope::has_spin_lock(&kernel.framework(), attributes.ParentObject) {
+        if serialized && scope::has_spin_lock(&kernel.framework(), parent) {
             return Ok(status::INCOMPATIBLE_EXECUTION_LEVEL);
         }
         let data = Data { callback: config.EvtWorkItemFunc, serialized, queued: false, running: Vec::new() };
