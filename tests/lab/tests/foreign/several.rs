@@ -24,10 +24,10 @@ const LEAKS: [Leak; 18] = [
     ("pool", |it| it.call("ExAllocatePool2", &[NON_PAGED, 48, TAG]), &rules::POOL_LEAK),
     ("MDL", |it| it.call("IoAllocateMdl", &[it.device, 8, 0, 0, 0]), &rules::POOL_LEAK),
     ("event", event, &rules::HANDLE_LEFT),
-    ("key", |it| it.gives("IoOpenDriverRegistryKey", &[it.object, 0, 1, 0]), &rules::HANDLE_LEFT),
+    ("key", |it| it.gives("IoOpenDriverRegistryKey", &[it.object, 0, 0x11, 0]), &rules::HANDLE_LEFT),
     ("device", device, &rules::DEVICE_LEFT),
     ("link", link, &rules::SYMBOLIC_LINK_LEFT),
-    ("work item", |it| it.call("IoAllocateWorkItem", &[it.device]), &rules::WORK_ITEM_LEFT),
+    ("work item", |it| it.call("IoAllocateWorkItem", &[it.device]), &rules::DEVICE_IN_USE),
     ("provider of events", provider, &rules::ETW_REGISTRATION_LEFT),
     ("processor callback", processor_callback, &rules::PROCESSOR_CALLBACK_LEFT),
     ("reference", reference, &rules::REFERENCE_LEFT),
@@ -72,7 +72,7 @@ fn reference(it: &Puppet) -> u64 {
 }
 
 fn notification(it: &Puppet) -> u64 {
-    let key = it.gives("IoOpenDriverRegistryKey", &[it.object, 0, 1, 0]);
+    let key = it.gives("IoOpenDriverRegistryKey", &[it.object, 0, 0x11, 0]);
     let block = Box::leak(Box::new([0u64; 2]));
     it.call("ZwNotifyChangeKey", &[key, 0, 0, 0, at(block), 4, 0, 0, 0, 1])
 }

@@ -121,7 +121,7 @@ impl Info {
         }
         let codes = codes(file, at.checked_add(4)?, u32::from(count))?;
         // An even number of codes is stored.
-        let after = at + 4 + 2 * ((u32::from(count) + 1) & !1);
+        let after = at + 4 + 2 * u32::from(count).next_multiple_of(2);
         let chained = (flags & FLAG_CHAINED != 0).then(|| Function::read(file, after));
         let has_handler = chained.is_none() && flags & (FLAG_SEARCH | FLAG_UNWIND) != 0;
         Some(Self {
@@ -160,7 +160,7 @@ fn codes(file: &PeFile, start: u32, count: u32) -> Option<Vec<(u32, Code)>> {
         let [offset, operation] = slot(index)?.to_le_bytes();
         let (operation, operand) = (operation & 15, operation >> 4);
         let small = |at: u32| slot(index + at).map(u32::from);
-        let large = |at: u32| Some(small(at)? | small(at + 1)? << 16);
+        let large = |at: u32| Some(small(at)? | (small(at + 1)? << 16));
         let (code, slots) = match operation {
             0 => (Some(Code::Push(operand)), 1),
             1 if operand == 0 => (Some(Code::Allocate(small(1)? * 8)), 2),

@@ -9,6 +9,8 @@ use super::super::{Irql, cpu};
 use super::{clean, drive, machine, stopped_by};
 use crate::verifier::{Rule, rules};
 
+const TAG: u32 = u32::from_le_bytes(*b"hush");
+
 fn at<T>(value: &T) -> Address {
     std::ptr::from_ref(value) as Address
 }
@@ -107,7 +109,7 @@ fn a_resource_is_shared_or_exclusive_and_needs_a_critical_region() {
     });
     breaks(&rules::RESOURCE_NOT_INITIALIZED, || ExDeleteResourceLite(resource));
     breaks(&rules::POOL_RESOURCE_FREED, || {
-        let block = ExAllocatePool2(0x40, 104, 1);
+        let block = ExAllocatePool2(0x40, 104, TAG);
         ExInitializeResourceLite(block);
         ExFreePool(block);
     });
