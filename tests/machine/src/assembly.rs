@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::faults::{self, Faults};
 use crate::image::lint::{self, code_integrity};
-use crate::image::{self, Export, Image, LoadError, Messages, MissingImport, PeFile};
+use crate::image::{self, Export, Image, LoadError, Messages, MissingImport, PeFile, Section};
 use crate::nt::mapped::Mapped;
+use crate::nt::memory::Guarded;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{self, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
 use crate::status::Status;
@@ -54,6 +55,8 @@ pub struct Driver {
     /// Images of loaded drivers whose values were dropped. They stay mapped as long as
     /// the machine has a value.
     abandoned: Arc<Mutex<Vec<Image>>>,
+    /// File names in reports about images.
+    names: Vec<Guarded>,
 }
 
 /// Gives, by name, the functions to which a driver's imports are bound directly.
@@ -102,8 +105,8 @@ impl Driver {
         let faults = Arc::new(Faults::default());
         kernel.set_fail_calls(service, Arc::clone(&faults) as _);
         let service = service.to_owned();
-        let (image, missing) = (None, Vec::new());
-        Self { kernel, faults, service, image, direct: |_| None, lenient: false, missing, abandoned }
+        let (image, missing, names) = (None, Vec::new(), Vec::new());
+        Self { kernel, faults, service, image, direct: |_| None, lenient: false, missing, names, abandoned }
     }
 
     /// Loads the driver although it imports functions that the lab does not model. A call
@@ -182,9 +185,8 @@ impl Driver {
 
     /// Loads a parsed file and runs its `DriverEntry`.
     pub fn start_file(&mut self, sys: Arc<PeFile>) -> Result<(), StartError> {
-        self.check_image(&sys)?;
         let missing = RefCell::new(Vec::new());
-        let image = Image::map(sys, &|module, name| {
+        let mapped = Image::map(Arc::clone(&sys), &|module, name| {
             if let Some(function) = (self.direct)(name) {
                 return Some(Export::data(function));
             }
@@ -193,7 +195,9 @@ impl Driver {
                 missing.borrow_mut().push(MissingImport { module: module.to_owned(), name: name.to_owned() });
             }
             (export.is_some() || self.lenient).then(|| link(name, export))
-        })?;
+        });
+        self.check_image(&sys, mapped.as_ref().map_or(0, Image::base))?;
+        let image = mapped?;
         self.missing = missing.into_inner();
         // Windows loads an image with damaged resources, and Event Viewer finds no text.
         let messages = Messages::of_file(&image.file().bytes).unwrap_or_default();
@@ -204,26 +208,35 @@ impl Driver {
             base: image.base() as usize,
             size: image.size() as u32,
         };
+        self.kernel.add_pageable(image.pageable());
         // Kept after a stop, so that reports can name its addresses.
         self.image = Some(image);
         match self.kernel.load_driver(driver) {
-            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) if status.is_success() => {
+                // DriverEntry has run, so what only it uses goes away.
+                self.image.as_mut().map_or(Ok(()), Image::discard).map_err(LoadError::from)?;
+                Ok(())
+            }
             Ok(status) => {
-                self.image = None;
+                self.forget_image();
                 Err(StartError::Refused(status))
             }
             Err(stop) => Err(StartError::Stopped(stop)),
         }
     }
 
-    /// Checks the image as Driver Verifier does before a driver runs.
-    fn check_image(&self, file: &PeFile) -> Result<(), StartError> {
+    /// Checks the image, mapped at `base`, as Driver Verifier does before a driver runs.
+    fn check_image(&mut self, file: &PeFile, base: u64) -> Result<(), StartError> {
         for findings in code_integrity(file).chunk_by(|one, other| one.rule == other.rule) {
             let details: Vec<_> = findings.iter().map(|finding| &*finding.detail).collect();
             let text = format!("{}: {}", file.name(), details.join("; "));
-            // Windows puts addresses in the image here; the image is not mapped
-            // yet.
-            let violation = Violation::new(image_rule(findings[0].rule), [0; 3], text);
+            let name: Vec<u8> = file.name().encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+            let memory = Guarded::new(name.len());
+            memory.put_bytes(memory.start(), &name);
+            let parameters = image_parameters(file, base, findings[0].rule);
+            let parameters = [memory.start() as u64, parameters[0], parameters[1]];
+            self.names.push(memory);
+            let violation = Violation::new(image_rule(findings[0].rule), parameters, text);
             self.kernel.condemn_image(&self.service, violation);
         }
         match self.kernel.stopped() {
@@ -234,9 +247,40 @@ impl Driver {
 
     /// Unloads the driver and reports what it leaked.
     pub fn stop(&mut self) -> Result<LeakReport, Stop> {
-        let report = self.kernel.unload_driver(&self.service);
-        self.image = None;
-        report
+        let report = self.kernel.unload_driver(&self.service)?;
+        self.forget_image();
+        Ok(report)
+    }
+
+    fn forget_image(&mut self) {
+        if let Some(image) = self.image.take() {
+            self.kernel.remove_pageable(image.base()..image.base() + image.size());
+        }
+    }
+}
+
+/// The address of the first section (0x2003, 0x2004) or import address table (0x2005) that
+/// breaks the rule in an image at `base`, and that of the section's name. The name is the
+/// begin of the section's header.
+fn image_parameters(file: &PeFile, base: u64, rule: lint::Rule) -> [u64; 2] {
+    const HEADER: u64 = 40;
+    let word = |at: usize| {
+        file.bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    };
+    let signature = u64::from(word(0x3C));
+    // Behind the signature, the file header and the optional header.
+    let table = signature + 24 + u64::from(word(signature as usize + 20) & 0xFFFF);
+    let imports = file.imports.first().map_or(0, |import| import.slot);
+    let broken = |section: &Section| match rule {
+        lint::Rule::WritableAndExecutable => section.is_writable() && section.is_executable(),
+        lint::Rule::ExecutableImportTable => section.range.contains(&imports),
+        _ => !section.range.start.is_multiple_of(4096),
+    };
+    let Some(at) = file.sections.iter().position(broken) else { return [0; 2] };
+    let header = base + table + HEADER * at as u64;
+    match rule {
+        lint::Rule::ExecutableImportTable => [base + u64::from(imports), header],
+        _ => [header, header],
     }
 }
 
@@ -244,6 +288,7 @@ impl Drop for Driver {
     /// The code of a driver that was not stopped stays: the machine may call it.
     fn drop(&mut self) {
         if let Some(image) = self.image.take() {
+            self.kernel.remove_pageable(image.base()..image.base() + image.size());
             self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(image);
         }
     }

@@ -51,7 +51,14 @@ macro_rules! every_export { ($table:ident) => { $table! {
         ExAllocatePool2 ExAllocatePoolWithTag ExFreePool ExFreePoolWithTag
         ExInitializeRundownProtection ExAcquireRundownProtection
         ExReleaseRundownProtection ExWaitForRundownProtectionRelease
-        ExAcquireFastMutex ExReleaseFastMutex;
+        ExAcquireFastMutex ExReleaseFastMutex ExAcquireFastMutexUnsafe
+        ExReleaseFastMutexUnsafe;
+    "ntoskrnl.exe" => resource:
+        ExInitializeResourceLite ExDeleteResourceLite
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite
+        ExReleaseResourceLite ExInitializePushLock ExAcquirePushLockExclusiveEx
+        ExAcquirePushLockSharedEx ExReleasePushLockExclusiveEx
+        ExReleasePushLockSharedEx;
     "ntoskrnl.exe" => etw: EtwRegister EtwUnregister EtwSetInformation EtwWriteTransfer;
     "ntoskrnl.exe" => ke:
         KeGetCurrentProcessorNumberEx KeQueryMaximumProcessorCountEx
@@ -78,11 +85,6 @@ macro_rules! every_export { ($table:ident) => { $table! {
         ExReleaseSpinLockExclusive ExAcquireSpinLockSharedAtDpcLevel
         ExAcquireSpinLockExclusiveAtDpcLevel ExReleaseSpinLockSharedFromDpcLevel
         ExReleaseSpinLockExclusiveFromDpcLevel ExTryConvertSharedSpinLockExclusive;
-    "ntoskrnl.exe" => resource:
-        ExInitializeResourceLite ExDeleteResourceLite ExAcquireResourceExclusiveLite
-        ExAcquireResourceSharedLite ExReleaseResourceLite ExInitializePushLock
-        ExAcquirePushLockExclusiveEx ExAcquirePushLockSharedEx
-        ExReleasePushLockExclusiveEx ExReleasePushLockSharedEx;
     "ntoskrnl.exe" => lookaside:
         ExInitializeLookasideListEx ExDeleteLookasideListEx ExFlushLookasideListEx
         ExAllocateFromLookasideListEx ExFreeToLookasideListEx
@@ -106,7 +108,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => affinity:
         KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
         KeRevertToUserGroupAffinityThread
-        KeEnterCriticalRegion KeLeaveCriticalRegion;
+        KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion
+        KeLeaveGuardedRegion KeAreApcsDisabled KeAreAllApcsDisabled;
     "ntoskrnl.exe" => processors:
         KeQueryGroupAffinity KeQueryMaximumGroupCount KeQueryActiveGroupCount
         KeRegisterProcessorChangeCallback KeDeregisterProcessorChangeCallback;
@@ -116,7 +119,10 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
-        IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
+        IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem ExQueueWorkItem;
+    "ntoskrnl.exe" => remove_lock:
+        IoInitializeRemoveLockEx IoAcquireRemoveLockEx IoReleaseRemoveLockEx
+        IoReleaseRemoveLockAndWaitEx;
     "ntoskrnl.exe" => links:
         IoCreateSymbolicLink IoDeleteSymbolicLink;
     "ntoskrnl.exe" => error_log:
@@ -193,10 +199,12 @@ macro_rules! every_export { ($table:ident) => { $table! {
         WdfWorkItemGetParentObject;
     "ntoskrnl.exe" => ps: PsCreateSystemThread PsTerminateSystemThread;
     "ntoskrnl.exe" => rtl:
-        RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
+        RtlInitUnicodeString RtlGetVersion RtlDeleteRegistryValue memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm:
         MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
-        MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages;
+        MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages
+        IoBuildPartialMdl MmAllocatePagesForMdlEx MmFreePagesFromMdl
+        MmProtectMdlSystemAddress;
     "ntoskrnl.exe" => seh:
         __C_specific_handler _local_unwind RtlUnwind RtlUnwindEx ExRaiseStatus
         RtlRaiseStatus ExRaiseAccessViolation ExRaiseDatatypeMisalignment
@@ -245,6 +253,12 @@ pub(crate) struct Fact {
     /// The rule that is broken above `max` or below `min`; most functions share
     /// one.
     pub rule: &'static Rule,
+    /// The DDI compliance rule that is broken instead, if that option is on.
+    pub compliance: Option<&'static Rule>,
+    /// The size of the kernel's object at its first argument; 0 if there is none.
+    pub object: u64,
+    /// The places of its arguments that are handles of the object manager.
+    pub handles: Vec<usize>,
 }
 
 /// The fact of the export at `index`.
@@ -279,7 +293,19 @@ impl Fact {
             arguments: abi.iter().take_while(|class| **class != "->").count(),
             min: level(&irql["min"]).unwrap_or(Irql::PASSIVE),
             max: lowest.or_else(|| level(&irql["max"])).unwrap_or(Irql::HIGH),
-            rule: irql_rule(name),
+            rule: irql_rule(name, fact["module"].as_str().unwrap_or_default()),
+            compliance: compliance(name),
+            object: match fact["params"][0][1].as_str() {
+                Some("PKSPIN_LOCK") => 8,
+                Some("PKEVENT" | "PRKEVENT") => 24,
+                Some("PFAST_MUTEX") => 56,
+                Some("PERESOURCE") => 104,
+                _ => 0,
+            },
+            handles: fact["params"].as_array().map_or_else(Vec::new, |all| {
+                let places = all.iter().enumerate();
+                places.filter(|(_, one)| one[1] == "HANDLE").map(|(at, _)| at).collect()
+            }),
         }
     }
 }
@@ -295,22 +321,71 @@ fn level(fact: &Value) -> Option<Irql> {
     }
 }
 
-fn irql_rule(name: &str) -> &'static Rule {
+fn irql_rule(name: &str, module: &str) -> &'static Rule {
     match name {
         "KeReleaseSpinLock" => &rules::RELEASE_SPIN_LOCK_IRQL,
         "KeAcquireSpinLockRaiseToDpc" => &rules::ACQUIRE_SPIN_LOCK_IRQL,
         "KeAcquireSpinLockAtDpcLevel" => &rules::ACQUIRE_AT_DPC_IRQL,
         "KeReleaseSpinLockFromDpcLevel" => &rules::RELEASE_FROM_DPC_IRQL,
+        "KeReleaseInStackQueuedSpinLock" => &rules::RELEASE_QUEUED_LOCK_IRQL,
+        "KeEnterCriticalRegion" => &rules::ENTER_CRITICAL_REGION_IRQL,
+        "KeLeaveCriticalRegion" => &rules::LEAVE_CRITICAL_REGION_IRQL,
         "ExAcquireFastMutex" => &rules::ACQUIRE_FAST_MUTEX_IRQL,
         "ExReleaseFastMutex" => &rules::RELEASE_FAST_MUTEX_IRQL,
         "KeSetEvent" => &rules::SET_EVENT_IRQL,
+        "IofCompleteRequest" => &rules::IRP_COMPLETION_IRQL,
+        "ExAcquireFastMutexUnsafe" => &rules::ACQUIRE_UNSAFE_MUTEX_IRQL,
+        "ExReleaseFastMutexUnsafe" => &rules::RELEASE_UNSAFE_MUTEX_IRQL,
+        "MmProbeAndLockPages" => &rules::MDL_LOCK_IRQL,
+        "MmUnlockPages" => &rules::MDL_UNLOCK_IRQL,
         "MmMapLockedPagesSpecifyCache" => &rules::MAP_MDL_IRQL,
         "MmUnmapLockedPages" => &rules::UNMAP_MDL_IRQL,
-        "MmProbeAndLockPages" => &rules::PROBE_MDL_IRQL,
-        "MmUnlockPages" => &rules::UNLOCK_MDL_IRQL,
+        "MmAllocatePagesForMdlEx" | "MmFreePagesFromMdl" => &rules::MDL_ALLOCATE_IRQL,
         _ if name.starts_with("Zw") => &rules::ZW_IRQL,
-        _ => &rules::API_IRQL,
+        _ if name.starts_with("Etw") || name.contains("Rundown") => &rules::CALL_IRQL,
+        _ if ["ntoskrnl.exe", "hal.dll"].contains(&module) => &rules::API_IRQL,
+        _ => &rules::CALL_IRQL,
     }
+}
+
+/// The DDI compliance rule for a function's IRQL: what its reference page names in
+/// `req.ddi-compliance`. For KeEnterGuardedRegion and KeLeaveGuardedRegion it is from
+/// the rule's page.
+fn compliance(name: &str) -> Option<&'static Rule> {
+    Some(match name {
+        "KeAcquireSpinLockAtDpcLevel" | "KeReleaseSpinLockFromDpcLevel" | "IoWriteErrorLogEntry" => {
+            &rules::DDI_IRQL_DISPATCH
+        }
+        "ExAllocatePoolWithTag" => &rules::DDI_IRQL_EX_ALLOCATE_POOL,
+        "ExAcquireFastMutex" => &rules::DDI_IRQL_EX_APC_LTE_1,
+        "ProbeForRead" | "ProbeForWrite" => &rules::DDI_IRQL_EX_APC_LTE_2,
+        "ExAcquireResourceExclusiveLite" | "ExAcquireResourceSharedLite" | "ExDeleteResourceLite" => {
+            &rules::DDI_IRQL_EX_APC_LTE_3
+        }
+        "ExUuidCreate" => &rules::DDI_IRQL_EX_PASSIVE,
+        "IoDeleteDevice" => &rules::DDI_IRQL_IO_APC_LTE,
+        "IoCreateDevice" => &rules::DDI_IRQL_IO_PASSIVE_1,
+        "IoCreateSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_3,
+        "IoDeleteSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_4,
+        "KeDelayExecutionThread" => &rules::DDI_IRQL_KE_APC_LTE_1,
+        "KeEnterCriticalRegion"
+        | "KeLeaveCriticalRegion"
+        | "KeEnterGuardedRegion"
+        | "KeLeaveGuardedRegion" => &rules::DDI_IRQL_KE_APC_LTE_2,
+        "KeAcquireSpinLockRaiseToDpc" | "KeClearEvent" | "KeResetEvent" | "KeReadStateEvent" => {
+            &rules::DDI_IRQL_KE_DISPATCH_LTE
+        }
+        "KeReleaseSpinLock" => &rules::DDI_IRQL_KE_RELEASE_SPIN_LOCK,
+        "KeSetEvent" => &rules::DDI_IRQL_KE_SET_EVENT,
+        "MmAllocatePagesForMdlEx" | "MmFreePagesFromMdl" => &rules::DDI_IRQL_MM_APC_LTE,
+        "ObReferenceObjectByHandle" => &rules::DDI_IRQL_OB_PASSIVE,
+        "PsCreateSystemThread" | "PsTerminateSystemThread" => &rules::DDI_IRQL_PS_PASSIVE,
+        "RtlDeleteRegistryValue" => &rules::DDI_IRQL_RTL_PASSIVE,
+        "ZwOpenKey" | "ZwCreateKey" | "ZwQueryKey" | "ZwQueryValueKey" | "ZwSetValueKey" | "ZwClose" => {
+            &rules::DDI_IRQL_ZW_PASSIVE
+        }
+        _ => return None,
+    })
 }
 
 /// Index of a name in the table. It is evaluated at compile time, so that a

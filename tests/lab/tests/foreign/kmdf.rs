@@ -16,6 +16,11 @@ pub const PROCESS: u32 = 1234;
 const CALL: u32 = 0x22_2000;
 const ADDRESSES: u32 = 0x22_2004;
 const CALLS: u32 = 0x22_2008;
+/// Calls a function twice in one callback.
+pub const CALL_TWICE: u32 = 0x22_200C;
+/// Bugs: the callback raises the level, or enters a critical region.
+pub const RAISE: u32 = 0x22_2010;
+pub const ENTER_REGION: u32 = 0x22_2014;
 
 /// Places of functions in the framework's table.
 static PLACES: LazyLock<HashMap<String, u64>> = LazyLock::new(|| {
@@ -71,9 +76,19 @@ impl Client {
     }
 
     pub fn try_call<const N: usize>(&self, function: &str, arguments: [u64; N]) -> Result<u64, Stop> {
+        self.try_code(CALL, function, arguments)
+    }
+
+    /// As [`Self::try_call`], with the code of a request that calls functions.
+    pub fn try_code<const N: usize>(
+        &self,
+        code: u32,
+        function: &str,
+        arguments: [u64; N],
+    ) -> Result<u64, Stop> {
         let input: Vec<u8> =
             [PLACES[function]].iter().chain(&arguments).flat_map(|word| word.to_le_bytes()).collect();
-        Ok(words(&done(self.file().control(CALL, &input, &[0; 8])?))[0])
+        Ok(words(&done(self.file().control(code, &input, &[0; 8])?))[0])
     }
 
     /// As [`Self::call`], of a function with a status.

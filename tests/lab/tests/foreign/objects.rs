@@ -5,7 +5,7 @@ use machine::nt::registry::RegistryValue;
 use machine::status::Status;
 use machine::verifier::{Rule, rules};
 
-use super::kmdf::{Client, at, attributes, context_type, peek};
+use super::kmdf::{CALL_TWICE, Client, ENTER_REGION, RAISE, at, attributes, context_type, peek};
 use super::text;
 
 /// A new general object.
@@ -76,6 +76,72 @@ fn breaks<const N: usize>(client: &Client, function: &str, arguments: [u64; N], 
     assert!(rule.parameter.is_none_or(|parameter| parameters[0] == parameter), "{function}: {parameters:x?}");
     let found = client.machine.kernel().verifier().findings();
     assert_eq!(found.iter().map(|finding| finding.violation.rule.id).collect::<Vec<_>>(), [rule.id]);
+}
+
+/// The parameters of the bugcheck that a call ends with, which must be of this rule.
+fn parameters<T: std::fmt::Debug>(outcome: Result<T, Stop>, rule: &Rule) -> [u64; 4] {
+    let Err(Stop::BugCheck { code, parameters, text }) = outcome else { panic!("{outcome:?}") };
+    assert!(code == rule.code && text.starts_with(rule.id), "{text}");
+    parameters
+}
+
+fn spin_lock(client: &Client) -> u64 {
+    let lock = 0u64;
+    assert_eq!(client.status("WdfSpinLockCreate", [0, at(&lock)]), Status::SUCCESS);
+    peek(at(&lock))
+}
+
+/// Bugcheck 0x10D: its parameters are those of its page.
+#[test]
+fn locks_and_callbacks_break_their_rules_with_the_documented_parameters() {
+    let client = Client::start(&[]);
+    let lock = spin_lock(&client);
+    let stop = client.try_code(CALL_TWICE, "WdfSpinLockAcquire", [lock]);
+    assert_eq!(parameters(stop, &rules::WDF_LOCK_HELD), [0x2, 0, 0, 0]);
+
+    let client = Client::start(&[]);
+    let lock = spin_lock(&client);
+    let verifier = client.machine.kernel().verifier();
+    verifier.tolerate(&rules::SPIN_LOCK_HELD);
+    verifier.tolerate(&rules::WDF_IRQL_CHANGED);
+    verifier.tolerate(&rules::CALL_IRQL);
+    client.call("WdfSpinLockAcquire", [lock]);
+    // The thread that comes back does not hold it.
+    let stop = client.try_call("WdfSpinLockRelease", [lock]);
+    assert_eq!(parameters(stop, &rules::WDF_LOCK_MISUSED), [0xB, lock, 1, 0]);
+
+    let client = Client::start(&[]);
+    let stop = client.file().control(RAISE, &[], &[]);
+    assert_eq!(parameters(stop, &rules::WDF_IRQL_CHANGED), [0xE, 0, 1, 0]);
+
+    let client = Client::start(&[]);
+    let image = client.machine.image().map(|image| image.base()..image.base() + image.size()).unwrap();
+    let stop = client.file().control(ENTER_REGION, &[], &[]);
+    let [kind, callback, third, fourth] = parameters(stop, &rules::WDF_CRITICAL_REGION);
+    assert!((kind, third, fourth) == (0xF, 0, 0) && image.contains(&callback), "{callback:#x}");
+
+    let client = Client::start(&[]);
+    let image = client.machine.image().map(|image| image.base()..image.base() + image.size()).unwrap();
+    let stop = client.try_call("WdfIoQueueCreate", [client.device, 0, 0, 0]);
+    let [kind, second, caller, fourth] = parameters(stop, &rules::WDF_NULL_PARAMETER);
+    assert!((kind, second, fourth) == (0x4, 0, 0) && image.contains(&caller), "{caller:#x}");
+
+    let client = Client::start(&[]);
+    let (_pending, request) = client.pend(0x22_2404, &[1; 8], &[0; 8]);
+    let memory = 0u64;
+    let status = client.status("WdfRequestRetrieveInputMemory", [request, at(&memory)]);
+    assert_eq!(status, Status::SUCCESS);
+    client.call("WdfObjectReferenceActual", [peek(at(&memory)), 0, 0, 0]);
+    let stop = client.try_call("WdfRequestComplete", [request, 0]);
+    assert_eq!(parameters(stop, &rules::WDF_BUFFER_REFERENCED), [0x3, request, 1, 0]);
+
+    let client = Client::start(&[]);
+    let stop = client.try_call("WdfIoQueueGetDevice", [client.device]);
+    assert_eq!(parameters(stop, &rules::WDF_BAD_HANDLE), [0x5, client.device, 0, 0]);
+
+    let client = Client::start(&[]);
+    let stop = client.try_call("WdfObjectDelete", [client.driver]);
+    assert_eq!(parameters(stop, &rules::WDF_OBJECT_ERROR), [0x7, client.driver, 0, 0]);
 }
 
 #[test]

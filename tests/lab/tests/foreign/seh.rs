@@ -190,5 +190,5 @@ fn what_stops_windows_stops_the_machine_whatever_handlers_there_are() {
     let Driver { mut machine, file } = driver;
     file.close().unwrap();
     let stop = machine.stop().unwrap_err();
-    assert!(text(&stop).contains("LOCKED_PAGES_LEFT"), "{}", text(&stop));
+    assert!(text(&stop).contains("MDL_PAGES_LEFT_LOCKED"), "{}", text(&stop));
 }

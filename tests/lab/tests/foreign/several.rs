@@ -245,7 +245,7 @@ fn use_of_what_an_unloaded_driver_had_is_found() {
             |it| it.session(),
             |it, session| it.call("FwpmEngineClose0", &[session]),
             |it, session| it.try_call("FwpmSubLayerDeleteByKey0", &[session, at(&raw(guid(3)))]),
-            "BAD_HANDLE",
+            "ENGINE_HANDLE",
             "engine handle",
         ),
         (

@@ -13,10 +13,30 @@ use core::panic::PanicInfo;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+/// Windows may take this function out of memory.
+#[unsafe(link_section = "PAGE")]
+#[inline(never)]
+pub extern "system" fn pageable() {
+    black_box(());
+}
+
+/// Windows frees this function after DriverEntry.
+#[unsafe(link_section = "INIT")]
+#[inline(never)]
+pub extern "system" fn initial() {
+    black_box(());
+}
+
+/// Windows may take this out of memory.
+#[unsafe(link_section = "PAGEDATA")]
+static PAGEABLE: AtomicU64 = AtomicU64::new(7);
+
 #[path = "driver/actions.rs"]
 mod actions;
 #[path = "driver/bugs.rs"]
 mod bugs;
+#[path = "driver/correct.rs"]
+mod correct;
 #[path = "driver/imports.rs"]
 mod imports;
 
@@ -56,17 +76,34 @@ impl<const N: usize> Memory<N> {
     }
 }
 
+/// What a bug notes of the parameters that its bugcheck must have.
+#[used]
+static NOTED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// Notes a parameter. Returns it.
+pub fn note(at: usize, value: Ptr) -> Ptr {
+    NOTED[at].store(value as u64, SeqCst);
+    value
+}
+
 static DATA: Memory<64> = Memory::new();
 static SHARED: Memory<1> = Memory::new();
 /// For one object at a time.
 static OBJECT: Memory<32> = Memory::new();
-static OWN_MDL: Memory<8> = Memory::new();
 static READ_ONLY: u64 = 0x5265_6164_4F6E_6C79;
 static LOCK: Memory<1> = Memory::new();
 static OTHER_LOCK: Memory<1> = Memory::new();
+static THIRD_LOCK: Memory<1> = Memory::new();
 static MUTEX: Memory<8> = Memory::new();
+static RESOURCE: Memory<13> = Memory::new();
+/// Acquired with the tag 2.
+static REMOVE_LOCK: Memory<4> = Memory::new();
+static PUSH_LOCK: Memory<1> = Memory::new();
+/// A KLOCK_QUEUE_HANDLE.
+static QUEUE_HANDLE: Memory<3> = Memory::new();
 static EVENT: Memory<3> = Memory::new();
 static RUNDOWN: Memory<1> = Memory::new();
+static EXTRA_ITEM: Memory<4> = Memory::new();
 static NOTICE: Memory<4> = Memory::new();
 static STATUS_BLOCK: Memory<2> = Memory::new();
 
@@ -81,6 +118,10 @@ static CALLOUT_ID: AtomicU32 = AtomicU32::new(0);
 static LAYER: AtomicU32 = AtomicU32::new(0);
 static DONE: AtomicBool = AtomicBool::new(false);
 /// FWPS_CLASSIFY_OUT0 and NET_BUFFER_LIST of the current classify.
+static REQUEST: AtomicUsize = AtomicUsize::new(0);
+/// Whether the bug has completed the current request, and what to return.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+static ANSWER: AtomicU32 = AtomicU32::new(0);
 static OUT: AtomicU64 = AtomicU64::new(0);
 static LIST: AtomicU64 = AtomicU64::new(0);
 static META: AtomicUsize = AtomicUsize::new(0);
@@ -105,6 +146,10 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
     unsafe {
         // DRIVER_OBJECT.DriverUnload.
         ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
+        // IRP_MJ_CREATE, CLOSE, WRITE, DEVICE_CONTROL and CLEANUP in MajorFunction.
+        for major in [0, 2, 4, 14, 18] {
+            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
+        }
         let mut key: Ptr = 0;
         check(IoOpenDriverRegistryKey(driver, 0, 0x20019, 0, &raw mut key as Ptr));
         KEY.store(key, SeqCst);
@@ -116,10 +161,15 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         BUG.store(bug, SeqCst);
         commit(At::Start);
         let mut device: Ptr = 0;
-        check(IoCreateDevice(driver, 0, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
+        let mut name = string(r"\Device\planted");
+        check(IoCreateDevice(driver, 64, name.at(), 0x12, 0x100, 0, &raw mut device as Ptr));
         DEVICE_OBJECT.store(device, SeqCst);
+        // DEVICE_OBJECT.Flags: DO_DIRECT_IO.
+        let flags = (device + 48) as *mut u32;
+        flags.write(flags.read() | 0x10);
         KeInitializeSpinLock(LOCK.at());
         KeInitializeSpinLock(OTHER_LOCK.at());
+        KeInitializeSpinLock(THIRD_LOCK.at());
         KeInitializeEvent(EVENT.at(), 0, 0);
         // FAST_MUTEX: Count, and its event behind Owner and Contention.
         (MUTEX.at() as *mut i32).write(1);
@@ -144,7 +194,8 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         check(EtwRegister(provider.as_ptr() as Ptr, enabled, 0, &raw mut handle as Ptr));
         PROVIDER.store(handle, SeqCst);
         INJECTION.store(injection_handle(), SeqCst);
-        exercise();
+        initial();
+        correct::exercise();
         queue(work as *const () as Ptr);
         commit(At::Entry);
     }
@@ -178,6 +229,24 @@ extern "system" fn unload(_: Ptr) {
             IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
         }
     }
+}
+
+/// Answers requests. A bug at a write or a control request may answer it itself.
+extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
+    REQUEST.store(irp, SeqCst);
+    unsafe {
+        // IRP.Tail.Overlay.CurrentStackLocation, and its MajorFunction.
+        let location = ((irp + 184) as *const Ptr).read();
+        match (location as *const u8).read() {
+            4 => commit(At::Write),
+            14 => commit(At::Request),
+            _ => {}
+        }
+        if !ANSWERED.swap(false, SeqCst) {
+            complete(irp, 0, 0);
+        }
+    }
+    ANSWER.swap(0, SeqCst) as i32
 }
 
 extern "system" fn work(_: Ptr, _: Ptr) {

@@ -1,14 +1,16 @@
 //! One run of the planted driver, from load to unload.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lab::setup;
 use machine::etw::Enable;
 use machine::host::{self, Host, OpenPoints};
-use machine::nt::{Options, Stop};
+use machine::nt::irp::Access;
+use machine::nt::{Options, Stop, foreign};
 use machine::status::Status;
-use machine::verifier::{Finding, Rule, rules};
+use machine::verifier::{Finding, Rule, option, rules};
 use machine::wfp::{
     ActionType, BfeState, Callout, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
     LayerData, LayerInfo, Metadata, NO_ACTION, Packet, Request, Session, SessionId, Sublayer, Value,
@@ -20,9 +22,13 @@ pub fn source() -> PathBuf {
     lab::setup::root().join("tests/lab/tests/planted_faults/driver.rs")
 }
 
-/// The driver, linked with extra arguments.
+/// The driver, linked with extra arguments. Its section INIT is discardable.
 pub fn driver(linker: &[&str]) -> PathBuf {
-    let arguments: Vec<_> = linker.iter().map(|argument| format!("-Clink-arg={argument}")).collect();
+    let arguments: Vec<_> = linker
+        .iter()
+        .chain(&["/SECTION:INIT,ERD"])
+        .map(|argument| format!("-Clink-arg={argument}"))
+        .collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     setup::compile(&source(), &arguments).unwrap_or_else(|error| panic!("{error:#}"))
 }
@@ -40,20 +46,66 @@ pub struct Outcome {
     pub stop: Option<Stop>,
     /// What the driver does against advice.
     pub advice: Vec<&'static str>,
+    /// What the driver noted.
+    pub noted: [u64; 4],
+    /// The driver's addresses.
+    image: Range<u64>,
     /// The most kernel stack that each kind of entry point used.
     pub stack: Vec<(&'static str, usize)>,
 }
 
 impl Outcome {
+    /// Whether a bugcheck has the parameters that [`super::expected`] describes.
+    pub fn has(&self, rule: &Rule, wanted: &str, actual: &[u64; 4]) -> bool {
+        const TAG: u64 = u32::from_le_bytes(*b"plnt") as u64;
+        let words: Vec<_> = wanted.split(' ').collect();
+        assert_eq!(words.len(), actual.len(), "{}: {wanted}", rule.id);
+        words.iter().zip(actual).all(|(word, actual)| match *word {
+            "any" => true,
+            "set" => *actual != 0,
+            "tag" => *actual == TAG,
+            "tag+1" => *actual == TAG + 1,
+            "text" => *actual == rule.text.as_ptr().addr() as u64,
+            "code" => self.image.contains(actual),
+            "n0" | "n1" | "n2" | "n3" => *actual == self.noted[usize::from(word.as_bytes()[1] - b'0')],
+            number => u64::from_str_radix(number, 16).expect("a hexadecimal number") == *actual,
+        })
+    }
+
     /// The broken rules, in order.
     pub fn rules(&self) -> Vec<&'static str> {
         self.findings.iter().map(|finding| finding.violation.rule.id).collect()
     }
 }
 
-/// Loads the driver with a bug chosen by name ("" for none). Shows it a packet and a
-/// change of BFE, and unloads it.
-pub fn run(sys: &Path, bug: &str) -> Outcome {
+/// The flags of Driver Verifier with which a rule is checked. Some rules come first only if
+/// DDI compliance checking is off.
+pub fn flags(rule: &Rule) -> u32 {
+    const BEHIND_DDI: [&Rule; 13] = [
+        &rules::RELEASE_SPIN_LOCK_IRQL,
+        &rules::ACQUIRE_FAST_MUTEX_IRQL,
+        &rules::ENTER_CRITICAL_REGION_IRQL,
+        &rules::LEAVE_CRITICAL_REGION_IRQL,
+        &rules::ACQUIRE_AT_DPC_IRQL,
+        &rules::RELEASE_FROM_DPC_IRQL,
+        &rules::ACQUIRE_SPIN_LOCK_IRQL,
+        &rules::SET_EVENT_IRQL,
+        &rules::MDL_ALLOCATE_IRQL,
+        &rules::DISPATCH_IRQL_CHANGED,
+        &rules::API_IRQL,
+        &rules::CALL_IRQL,
+        &rules::CRITICAL_REGION_UNDERFLOW,
+    ];
+    let off = if BEHIND_DDI.contains(&rule) { option::DDI } else { 0 };
+    (option::STANDARD | rule.option()) & !off
+}
+
+/// Loads the driver with a bug chosen by name ("" for none). Shows it requests, a packet
+/// and a change of BFE, and unloads it.
+pub fn run(sys: &Path, bug: &str, flags: u32) -> Outcome {
+    let options =
+        Options { verifier: flags, release_order: bug == "LOCK_RELEASE_ORDER", ..Options::default() };
+    let drain_limit = options.drain_limit;
     let engine = machine::wfp::Options {
         // An engine that passes no action shows whether a callout sets one.
         initial_action: match bug {
@@ -62,7 +114,7 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
         },
         ..Default::default()
     };
-    let mut machine = Machine::with("planted", Options::default(), engine);
+    let mut machine = Machine::with("planted", options, engine);
     if !bug.is_empty() {
         machine.set("Bug", bug_id(bug));
     }
@@ -76,12 +128,16 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     if let Err(error @ StartError::Load(_)) = started {
         panic!("{bug}: {error}");
     }
-    machine.kernel().work().drain(Options::default().drain_limit);
+    machine.kernel().work().drain(drain_limit);
     let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
+    if machine.kernel().stopped().is_none() {
+        requests(&machine, bug);
+    }
     if machine.kernel().stopped().is_none() {
         traffic(machine.engine(), layer, session, bug);
         machine.engine().set_bfe_state(BfeState::StopPending);
     }
+    let image = machine.image().map_or(0..0, |image| image.base()..image.base() + image.size());
     if machine.kernel().stopped().is_none() {
         // The findings include leftover objects.
         let _ = machine.stop();
@@ -91,8 +147,33 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
         findings: kernel.verifier().findings(),
         advice: kernel.verifier().advice().iter().map(|finding| finding.violation.rule.id).collect(),
         stop: kernel.stopped().cloned(),
+        noted: noted(&machine),
+        image,
         stack: kernel.stack_marks(),
     }
+}
+
+/// What the driver noted, if its image is still there, as it is after a bugcheck.
+fn noted(machine: &Machine) -> [u64; 4] {
+    let noted = machine.image().and_then(|image| image.data("driver::NOTED").ok());
+    let bytes = noted.and_then(|(address, _)| foreign::read_bytes(address as usize, 32).ok());
+    let words = bytes.unwrap_or_default();
+    let mut words = words.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    [(); 4].map(|()| words.next().unwrap_or(0))
+}
+
+/// A control request, and a write. The request passes the program's addresses (METHOD_NEITHER),
+/// unless the bug is about a buffer that is copied (METHOD_BUFFERED).
+fn requests(machine: &Machine, bug: &str) {
+    const CODE: u32 = 0x12 << 16 | 0x800 << 2;
+    const PROCESS: u32 = 0x1234;
+    // What stops the machine is in the machine.
+    let Ok(file) = machine.kernel().open(r"\Device\planted", PROCESS, Access::FULL) else { return };
+    let method = if bug == "IRP_INFORMATION" { 0 } else { 3 };
+    if file.control(CODE | method, &[1; 16], &[0; 16]).is_ok() {
+        let _ = file.write(&[1; 16]);
+    }
+    let _ = file.close();
 }
 
 /// The endpoint of the packet.

@@ -26,6 +26,9 @@ pub struct Environment {
     pub processor: fn(u64, usize) -> Option<u64>,
     /// A field of the shared page.
     pub shared: fn(u64, usize) -> Option<u64>,
+    /// Brings a page in that was taken out of memory. `false` if there is none at the
+    /// address, or the thread's IRQL forbids it.
+    pub bring_in: fn(u64) -> bool,
 }
 
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
@@ -33,6 +36,11 @@ static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 /// Sets what the kernel gives. The first call counts.
 pub fn register_environment(environment: Environment) {
     let _ = ENVIRONMENT.set(environment);
+}
+
+/// Brings the page at an address in, if it was taken out of memory.
+pub(super) fn bring_in(address: u64) -> bool {
+    ENVIRONMENT.get().is_some_and(|environment| (environment.bring_in)(address))
 }
 
 /// Plays the instruction that faulted, if it is one of these. Changes the registers.

@@ -106,6 +106,13 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
         registers[libc::REG_RAX as usize] = -i64::from(libc::EPERM);
         return true;
     }
+    if signal == libc::SIGSEGV && code > 0 {
+        // SAFETY: a SIGSEGV that the system raised carries an address.
+        let address = unsafe { information.si_addr() }.addr() as u64;
+        if emulate::bring_in(address) {
+            return true;
+        }
+    }
     if signal == libc::SIGSEGV && in_driver && emulate::play(registers) {
         return true;
     }

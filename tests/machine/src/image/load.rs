@@ -42,9 +42,6 @@ pub enum LoadError {
     /// 0xC4 subcode 0x2004).
     #[error("sections do not lie on pages of their own in ascending order: {0}")]
     Alignment(String),
-    /// Verifier 0xC4 subcode 0x2003.
-    #[error("section {0} is both writable and executable")]
-    WritableAndExecutable(String),
     /// The code is linked for one address and has no relocations.
     #[error("the relocations were stripped")]
     NotRelocatable,
@@ -164,6 +161,19 @@ impl Image {
         Ok((self.base() + u64::from(symbol.rva), symbol))
     }
 
+    /// The addresses of the sections that are pageable: those whose names begin with PAGE
+    /// and that are not marked as resident. The flags say whether one is writable, and
+    /// whether it is executable.
+    pub fn pageable(&self) -> Vec<(Range<u64>, bool, bool)> {
+        let pageable = self.file.sections.iter().filter(|section| section.is_pageable());
+        let place = |section: &Section| {
+            let at = pages(&section.range);
+            let range = self.base() + at.start as u64..self.base() + at.end as u64;
+            (range, section.is_writable(), section.is_executable())
+        };
+        pageable.map(place).collect()
+    }
+
     /// Removes the discardable sections, as Windows does after DriverEntry returns.
     pub fn discard(&mut self) -> io::Result<()> {
         for section in self.file.sections.iter().filter(|section| section.is_discardable()) {
@@ -193,7 +203,9 @@ fn pages(range: &Range<u32>) -> Range<usize> {
 }
 
 fn protection(section: &Section) -> Protection {
-    if section.is_executable() {
+    if section.is_executable() && section.is_writable() {
+        Protection::All
+    } else if section.is_executable() {
         Protection::ReadExecute
     } else if section.is_writable() {
         Protection::ReadWrite
@@ -219,9 +231,6 @@ fn check(file: &PeFile) -> Result<(), LoadError> {
     }
     let mut free = file.header_size.next_multiple_of(PAGE);
     for section in &file.sections {
-        if section.is_writable() && section.is_executable() {
-            return Err(LoadError::WritableAndExecutable(section.name.clone()));
-        }
         if !section.range.start.is_multiple_of(PAGE) || section.range.start < free {
             return Err(LoadError::Alignment(section.name.clone()));
         }

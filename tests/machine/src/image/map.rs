@@ -32,6 +32,8 @@ pub(super) enum Protection {
     Read,
     ReadWrite,
     ReadExecute,
+    /// What a section that is writable and executable gets.
+    All,
 }
 
 impl Protection {
@@ -41,6 +43,7 @@ impl Protection {
             Self::Read => libc::PROT_READ,
             Self::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
             Self::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
+            Self::All => libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
         }
     }
 }

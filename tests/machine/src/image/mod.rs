@@ -68,7 +68,7 @@ pub use load::{Image, LoadError, MissingImport};
 pub use messages::{Messages, insert};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{
-    NULL_REGION, Residence, describe, is_on_kernel_stack, register_describer, residence,
+    NULL_REGION, Residence, describe, is_discarded, is_on_kernel_stack, register_describer, residence,
     section_is_executable,
 };
 pub use provided::provide;

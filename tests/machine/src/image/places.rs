@@ -110,6 +110,12 @@ pub fn is_on_kernel_stack(address: u64) -> bool {
     Control::existing().is_some_and(|control| control.stack().contains(&address))
 }
 
+/// Whether an address is in a section that goes away after DriverEntry.
+pub fn is_discarded(address: u64) -> bool {
+    let found = find(address);
+    found.is_some_and(|it| it.file.section_at(it.rva).is_some_and(super::pe::Section::is_discardable))
+}
+
 /// Whether an address is in an executable section. `None` if it is in no loaded
 /// image.
 pub fn section_is_executable(address: u64) -> Option<bool> {

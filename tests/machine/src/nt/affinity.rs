@@ -2,7 +2,7 @@
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use super::enter::enter;
-use super::types::{Address, GROUP_AFFINITY, NTSTATUS, PROCESSOR_NUMBER};
+use super::types::{Address, BOOLEAN, GROUP_AFFINITY, NTSTATUS, PROCESSOR_NUMBER};
 use super::{Kernel, Options, Trouble, cpu, foreign};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -98,8 +98,40 @@ pub extern "win64" fn KeLeaveCriticalRegion() {
     let kernel = enter!(KeLeaveCriticalRegion);
     if !cpu::leave_critical_region() {
         let text = "KeLeaveCriticalRegion outside a critical region";
-        kernel.violate(Violation::new(&rules::CRITICAL_REGION_UNDERFLOW, [0; 3], text));
+        let rule = &rules::DDI_CRITICAL_REGIONS;
+        kernel.violate(match kernel.verifier().checks(rule) {
+            true => Violation::of_ddi(rule, text),
+            false => Violation::new(&rules::CRITICAL_REGION_UNDERFLOW, [0; 3], text),
+        });
     }
+}
+
+/// `KeEnterGuardedRegion`.
+pub extern "win64" fn KeEnterGuardedRegion() {
+    enter!(KeEnterGuardedRegion);
+    cpu::enter_guarded_region();
+}
+
+/// `KeLeaveGuardedRegion`.
+pub extern "win64" fn KeLeaveGuardedRegion() {
+    let kernel = enter!(KeLeaveGuardedRegion);
+    if !cpu::leave_guarded_region() {
+        let text = "KeLeaveGuardedRegion outside a guarded region";
+        kernel.violate(Violation::of_ddi(&rules::DDI_GUARDED_REGIONS, text));
+    }
+}
+
+/// `KeAreApcsDisabled`: normal kernel APCs.
+pub extern "win64" fn KeAreApcsDisabled() -> BOOLEAN {
+    enter!(KeAreApcsDisabled);
+    let state = cpu::thread_state();
+    BOOLEAN::from(state.critical_regions > 0 || state.guarded_regions > 0)
+}
+
+/// `KeAreAllApcsDisabled`: a guarded region, or the IRQL, disables them.
+pub extern "win64" fn KeAreAllApcsDisabled() -> BOOLEAN {
+    enter!(KeAreAllApcsDisabled);
+    BOOLEAN::from(cpu::thread_state().guarded_regions > 0 || cpu::irql() >= cpu::Irql::APC)
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use super::enter::enter;
 use super::foreign;
 use super::types::{Address, BOOLEAN, RTL_AVL_TABLE, RTL_BALANCED_LINKS};
 use super::{Kernel, Trouble};
-use crate::verifier::{Violation, rules};
 
 /// Bytes before the data of an element.
 const HEADER: usize = size_of::<RTL_BALANCED_LINKS>();
@@ -266,10 +265,4 @@ impl Kernel {
     pub(super) fn forget_tables(&self, memory: std::ops::Range<Address>) {
         self.objects().tables.retain(|table, _| !memory.contains(table));
     }
-}
-
-/// The breach of a driver that uses an object that it has not initialized.
-pub(super) fn not_initialized(kind: &str, address: Address) -> Violation {
-    let text = format!("{kind} at {address:#x} is not initialized");
-    Violation::new(&rules::BAD_OBJECT, [address as u64, 0, 0], text)
 }

@@ -1,11 +1,15 @@
 //! Reports breaches of rules and stops the machine.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use nix::sys::mman::ProtFlags;
 
 use super::Kernel;
 use super::cpu::{self, Irql};
 use super::foreign::{BadPointer, BadString};
 use super::guest::Stop;
+use super::paging;
 use super::types::Address;
 use crate::driver::{DriverId, Origin};
 use crate::verifier::{Finding, Violation, rules};
@@ -67,8 +71,8 @@ impl Kernel {
         match trouble {
             Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
             Trouble::String(address, BadString::Malformed) => Violation::new(
-                &rules::MALFORMED_STRING,
-                [0, address as u64, 0],
+                &rules::MALFORMED_STRING_ELSEWHERE,
+                [self.call_site(), address as u64, 0],
                 format!("UNICODE_STRING at {address:#x}"),
             ),
             Trouble::Rule(violation) => violation,
@@ -122,11 +126,8 @@ impl Kernel {
                 let driver = self.faulting(exception.instruction, driver);
                 let violation = self.with_name(self.exception(&exception, irql, &text), driver);
                 let parameters = violation.bugcheck_parameters();
-                let stop = Stop::BugCheck {
-                    code: violation.rule.code,
-                    parameters,
-                    text: format!("{violation}\n{text}"),
-                };
+                let stop =
+                    Stop::BugCheck { code: violation.code, parameters, text: format!("{violation}\n{text}") };
                 // Fatal even if the rule is tolerated, because the call cannot
                 // continue.
                 let driver = Arc::clone(self.service_name(driver));
@@ -142,30 +143,35 @@ impl Kernel {
     /// The breach for a bad pointer: to freed pool, beyond a block, or to unmapped
     /// memory.
     pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
-        self.pageable(bad).unwrap_or_else(|| self.bad_pointer_at(bad, cpu::irql()))
+        self.bad_pointer_at(bad, cpu::irql())
     }
 
-    /// The breach if a function of the kernel accesses pageable memory at a level at which
-    /// the system cannot bring it in.
-    fn pageable(&self, access: BadPointer) -> Option<Violation> {
-        let irql = cpu::irql();
-        (irql >= Irql::DISPATCH && self.pool().is_paged(access.address)).then(|| {
-            // Bugcheck 0xA: address, IRQL, read or write, and the instruction.
-            let parameters = [access.address as u64, irql.0.into(), access.write.into()];
-            let text = format!("{:#x} is in paged pool, at {irql}", access.address);
-            Violation::new(&rules::PAGEABLE_RAISED, parameters, text)
-        })
+    /// Makes sections of a driver pageable: their addresses, and whether they are writable
+    /// and executable.
+    pub fn add_pageable(&self, sections: Vec<(Range<u64>, bool, bool)>) {
+        for (range, writable, executable) in sections {
+            let mut access = ProtFlags::PROT_READ;
+            access.set(ProtFlags::PROT_WRITE, writable);
+            access.set(ProtFlags::PROT_EXEC, executable);
+            paging::add(self.pool().id(), range.start as usize..range.end as usize, access);
+        }
     }
 
-    /// Refuses pageable memory for an access that a function of the kernel makes directly.
-    pub(super) fn may_touch(&self, address: Address, write: bool) -> Result<(), Violation> {
-        self.pageable(BadPointer { address, write }).map_or(Ok(()), Err)
+    /// Forgets the pageable sections in an image that is about to be unmapped.
+    pub fn remove_pageable(&self, image: Range<u64>) {
+        paging::remove(&(image.start as usize..image.end as usize));
+    }
+
+    /// Whether an address is in pageable memory: paged pool, or a pageable section of a
+    /// driver.
+    pub(super) fn is_pageable(&self, address: Address) -> bool {
+        paging::is_pageable(address)
     }
 
     /// Refuses pageable memory for an object that other processors access at any
     /// level.
     pub(super) fn resident(&self, object: Address) -> Result<(), Violation> {
-        match self.pool().is_paged(object) {
+        match self.is_pageable(object) {
             true => Err(Violation::new(&rules::LOCK_PAGEABLE, [object as u64, 0, 0], format!("{object:#x}"))),
             false => Ok(()),
         }
@@ -210,7 +216,7 @@ pub fn describe_address(address: Address) -> Option<String> {
 
 fn bugcheck(violation: &Violation) -> Stop {
     Stop::BugCheck {
-        code: violation.rule.code,
+        code: violation.code,
         parameters: violation.bugcheck_parameters(),
         text: violation.to_string(),
     }

@@ -89,6 +89,13 @@ struct Place {
     /// Number of critical regions that the thread is in. Normal kernel APCs are
     /// disabled in them.
     critical_regions: Cell<u32>,
+    /// Number of guarded regions that the thread is in. All kernel APCs are disabled in
+    /// them.
+    guarded_regions: Cell<u32>,
+    /// Number of calls of exports since the thread last was below DISPATCH_LEVEL.
+    raised_calls: Cell<u64>,
+    /// Whether the thread runs code of the driver as one of the system's own threads.
+    system: Cell<bool>,
     /// The thread's priority. The lab does not model boosts, so it is also the base.
     priority: Cell<i32>,
     /// The address of the thread's object; 0 until it is asked for.
@@ -111,6 +118,9 @@ thread_local! {
         callbacks: Cell::new(0),
         affinity: Cell::new(0),
         critical_regions: Cell::new(0),
+        guarded_regions: Cell::new(0),
+        raised_calls: Cell::new(0),
+        system: Cell::new(false),
         priority: Cell::new(NORMAL_PRIORITY),
         object: Cell::new(0),
         acting: Cell::new((DriverId::SYSTEM, false)),
@@ -140,6 +150,8 @@ pub(super) struct ThreadState {
     pub(super) affinity: u64,
     /// Number of critical regions that the thread is in.
     pub(super) critical_regions: u32,
+    /// Number of guarded regions that the thread is in.
+    pub(super) guarded_regions: u32,
     /// The thread's priority.
     pub(super) priority: i32,
 }
@@ -149,6 +161,7 @@ pub(super) fn thread_state() -> ThreadState {
     PLACE.with(|place| ThreadState {
         affinity: place.affinity.get(),
         critical_regions: place.critical_regions.get(),
+        guarded_regions: place.guarded_regions.get(),
         priority: place.priority.get(),
     })
 }
@@ -158,6 +171,7 @@ pub(super) fn restore(thread_state: ThreadState) {
     PLACE.with(|place| {
         place.affinity.set(thread_state.affinity);
         place.critical_regions.set(thread_state.critical_regions);
+        place.guarded_regions.set(thread_state.guarded_regions);
         place.priority.set(thread_state.priority);
     });
 }
@@ -218,6 +232,54 @@ impl Drop for Acting {
     }
 }
 
+/// Whether an unhandled exception of this thread reaches the start routine of a system
+/// thread.
+pub(super) fn is_system_thread() -> bool {
+    PLACE.with(|place| place.system.get())
+}
+
+/// Sets whether this thread is one of the system's. Returns whether it was.
+pub(super) fn set_system_thread(system: bool) -> bool {
+    PLACE.with(|place| place.system.replace(system))
+}
+
+/// Counts a call at DISPATCH_LEVEL or above. Returns the number of calls since the thread
+/// last was below it.
+pub(super) fn count_raised_call() -> u64 {
+    PLACE.with(|place| {
+        place.raised_calls.set(place.raised_calls.get() + 1);
+        place.raised_calls.get()
+    })
+}
+
+/// Enters a guarded region.
+pub(super) fn enter_guarded_region() {
+    PLACE.with(|place| place.guarded_regions.set(place.guarded_regions.get() + 1));
+}
+
+/// Leaves a guarded region. `false` if the thread is in none.
+pub(super) fn leave_guarded_region() -> bool {
+    PLACE.with(|place| {
+        let left = place.guarded_regions.get().checked_sub(1);
+        place.guarded_regions.set(left.unwrap_or(0));
+        left.is_some()
+    })
+}
+
+/// Whether normal kernel APCs are disabled on this thread.
+pub(super) fn apcs_disabled() -> bool {
+    let state = thread_state();
+    state.critical_regions > 0 || state.guarded_regions > 0 || irql() >= Irql::APC
+}
+
+/// The thread's APC disable counts (`KTHREAD.KernelApcDisable`, `SpecialApcDisable`),
+/// which each region decrements.
+pub(super) fn apc_disable_count() -> (u16, u16) {
+    let state = thread_state();
+    let count = |regions: u32| 0u16.wrapping_sub(regions as u16);
+    (count(state.critical_regions), count(state.guarded_regions))
+}
+
 /// Whether this thread is in a BFE state callback.
 pub(super) fn in_callback() -> bool {
     PLACE.with(|place| place.callbacks.get() > 0)
@@ -246,8 +308,10 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
         let processor = kernel.processor(place.processor.get());
         if old < Irql::DISPATCH && irql >= Irql::DISPATCH {
             processor.lock();
+            kernel.pool().take_out_pageable();
         } else if old >= Irql::DISPATCH && irql < Irql::DISPATCH {
             processor.unlock();
+            place.raised_calls.set(0);
         }
         place.irql.set(irql);
     });

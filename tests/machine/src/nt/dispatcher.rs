@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cpu::{self, Irql};
 use super::enter::enter;
-use super::ex::this_thread;
 use super::foreign;
+use super::guest::Place;
 use super::ke::{self, object_type, signal_state};
 use super::types::{
     Address, BOOLEAN, DISPATCHER_HEADER, KMUTANT, KSEMAPHORE, LARGE_INTEGER, LIST_ENTRY, NTSTATUS,
@@ -65,13 +65,13 @@ pub(super) fn take(object: Address) -> bool {
 
 fn take_mutex(mutex: Address) -> bool {
     let state = signal_state(mutex);
-    if owner(mutex).load(Ordering::Acquire) == this_thread() {
+    if owner(mutex).load(Ordering::Acquire) == Kernel::current().thread_object() {
         state.fetch_sub(1, Ordering::AcqRel);
         return true;
     }
     let taken = state.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     if taken {
-        owner(mutex).store(this_thread(), Ordering::Release);
+        owner(mutex).store(Kernel::current().thread_object(), Ordering::Release);
         // "Normal kernel APCs are disabled while a thread owns a mutex."
         cpu::enter_critical_region();
     }
@@ -92,7 +92,7 @@ fn give_back(object: Address) {
 
 /// Releases a mutex once. Returns its state before; `None` if another thread owns it.
 fn release(mutex: Address) -> Option<i32> {
-    if owner(mutex).load(Ordering::Acquire) != this_thread() {
+    if owner(mutex).load(Ordering::Acquire) != Kernel::current().thread_object() {
         return None;
     }
     let state = signal_state(mutex);
@@ -198,14 +198,25 @@ pub extern "win64" fn KeWaitForSingleObject(
     // The ceiling depends on the timeout, so `may_wait` checks it.
     let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
     // No thread is ever alerted.
-    let _ = (WaitReason, WaitMode, Alertable);
+    let _ = (WaitReason, Alertable);
     let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
     kernel.settle(may_wait("KeWaitForSingleObject", Object, Timeout, timeout), ());
+    kernel.settle(outside_stack(&kernel, Object, WaitMode), ());
     if matches!(object_type(Object), kind::EVENT | kind::SYNCHRONIZATION_EVENT) {
         kernel.settle(ke::initialized(Object), ());
     }
     let what = || describe(Object);
     ke::wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), || take(Object)).0
+}
+
+/// Refuses to wait in user mode for an object on the stack, which can be paged out then.
+fn outside_stack(kernel: &Kernel, object: Address, mode: i8) -> Result<(), Violation> {
+    /// `UserMode` (`wdm.h`).
+    const USER_MODE: i8 = 1;
+    match mode == USER_MODE && kernel.guest().place(object as u64) == Some(Place::Stack) {
+        true => Err(Violation::new(&rules::WAIT_ON_STACK, [object as u64, 0, 0], format!("{object:#x}"))),
+        false => Ok(()),
+    }
 }
 
 fn describe(object: Address) -> String {
@@ -239,7 +250,7 @@ pub extern "win64" fn KeWaitForMultipleObjects(
     /// `WaitAll` (`wdm.h`).
     const WAIT_ALL: i32 = 0;
     let kernel = enter!(KeWaitForMultipleObjects, Irql::HIGH);
-    let _ = (WaitReason, WaitMode, Alertable);
+    let _ = (WaitReason, Alertable);
     let most = if WaitBlockArray == 0 { FEW_OBJECTS } else { MOST_OBJECTS };
     if Count == 0 || Count > most {
         // Windows stops with MAXIMUM_WAIT_OBJECTS_EXCEEDED.
@@ -252,6 +263,7 @@ pub extern "win64" fn KeWaitForMultipleObjects(
     let mut objects = [0; MOST_OBJECTS as usize];
     for (place, index) in objects.iter_mut().zip(0..Count as usize) {
         *place = kernel.settle(foreign::read::<Address>(Object + 8 * index), 0);
+        kernel.settle(outside_stack(&kernel, *place, WaitMode), ());
     }
     let mut index = 0;
     let take_them = || {
@@ -292,8 +304,10 @@ fn may_wait(
         Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
         _ => return Ok(()),
     };
-    // The reference calls the first parameter the address of the IRQL.
-    let parameters = [irql.0.into(), object as u64, timeout as u64];
+    // The level has an address.
+    static LEVELS: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let level = std::ptr::from_ref(&LEVELS[usize::from(irql.0).min(15)]).expose_provenance();
+    let parameters = [level as u64, object as u64, timeout as u64];
     Err(Violation::new(rule, parameters, format!("{call} at {irql}")))
 }
 

@@ -24,6 +24,9 @@ const CAPTURE_STATE: u32 = 2;
 const SET_TRAITS: i32 = 2;
 /// `MAX_EVENT_DATA_DESCRIPTORS` (`evntprov.h`).
 const MOST_PARTS: u32 = 128;
+/// What a driver has in place of a handle until it is registered. Macros of the headers
+/// write events and unregister with it.
+const NO_HANDLE: u64 = 0;
 /// Most bytes that are read. Valid events have less, so that oversized ones are
 /// reported.
 const LARGEST: u32 = 1 << 20;
@@ -66,6 +69,9 @@ fn register(
 /// callback runs.
 pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
     let kernel = enter!(EtwUnregister);
+    if RegHandle == NO_HANDLE {
+        return Status::INVALID_HANDLE.0;
+    }
     let mut misuse = None;
     let what = || "the return of an enable callback".to_owned();
     let awaited = kernel.options().enable_callbacks == RunningCallbacks::Awaited;
@@ -95,6 +101,9 @@ pub extern "win64" fn EtwSetInformation(
     InformationLength: u32,
 ) -> NTSTATUS {
     let kernel = enter!(EtwSetInformation);
+    if RegHandle == NO_HANDLE {
+        return Status::INVALID_HANDLE.0;
+    }
     let outcome = set(&kernel, RegHandle, InformationClass, EventInformation, InformationLength);
     kernel.settle(outcome, Status::INVALID_PARAMETER).0
 }
@@ -130,6 +139,9 @@ pub extern "win64" fn EtwWriteTransfer(
     UserData: Address,
 ) -> NTSTATUS {
     let kernel = enter!(EtwWriteTransfer);
+    if RegHandle == NO_HANDLE {
+        return Status::INVALID_HANDLE.0;
+    }
     let outcome = foreign::read_guid(ActivityId)
         .and_then(|_| foreign::read_guid(RelatedActivityId))
         .map_err(Trouble::from)

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use super::cpu::{self, Irql};
 use super::enter::enter;
+use super::fault;
 use super::locks::Kind;
-use super::pool::{PoolTag, Wanted};
+use super::pool::{PoolTag, Wanted, pool_type as kind};
 use super::types::{Address, BOOLEAN, FAST_MUTEX};
 use super::{Kernel, ke};
 use crate::status::Status;
-use crate::verifier::{Violation, rules};
+use crate::verifier::{Rule, Violation, rules};
 
 /// `POOL_FLAGS` (`wdm.h`).
 mod pool_flag {
@@ -33,7 +34,7 @@ mod pool_flag {
 pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
     // Paged and nonpaged pool have different ceilings, which `allocate` checks.
     let kernel = enter!(ExAllocatePool2, Irql::HIGH);
-    allocate_or_raise(&kernel, Flags, NumberOfBytes, Tag)
+    allocate_or_raise(&kernel, Flags, NumberOfBytes, Tag, false)
 }
 
 /// `POOL_TYPE` (`wdm.h`).
@@ -61,60 +62,81 @@ pub extern "win64" fn ExAllocatePoolWithTag(PoolType: i32, NumberOfBytes: usize,
         | pool_flag::UNINITIALIZED
         | when(pool_type::CACHE_ALIGNED, pool_flag::CACHE_ALIGNED)
         | when(pool_type::RAISE, pool_flag::RAISE_ON_FAILURE);
-    allocate_or_raise(&kernel, flags, NumberOfBytes, Tag)
+    allocate_or_raise(&kernel, flags, NumberOfBytes, Tag, true)
 }
 
-/// Allocates. A failure raises an exception if the flags ask for one.
-fn allocate_or_raise(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Address {
-    let address = kernel.settle(allocate(kernel, flags, size, tag).map(Some), None);
+/// Allocates. A failure raises an exception if the flags ask for one. `old`: for
+/// ExAllocatePoolWithTag.
+fn allocate_or_raise(kernel: &Kernel, flags: u64, size: usize, tag: u32, old: bool) -> Address {
+    let address = kernel.settle(allocate(kernel, flags, size, tag, old).map(Some), None);
     if address == Some(0) && flags & pool_flag::RAISE_ON_FAILURE != 0 {
         kernel.raise(Status::INSUFFICIENT_RESOURCES, &[]);
         let text = format!("{size} bytes, tag {}, at {}", PoolTag(tag), cpu::irql());
-        kernel.violate(Violation::new(&rules::POOL_RAISE, [0; 3], text));
+        kernel.violate(fault::in_thread(Violation::new(
+            &rules::POOL_RAISE,
+            [kernel.call_site(), 0, 0],
+            text,
+        )));
     }
     address.unwrap_or(0)
 }
 
-fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Address, Violation> {
+/// Allocates pool. `old`: for ExAllocatePoolWithTag, whose bad tags are fatal; the pages
+/// of ExAllocatePool2 say that it returns NULL for bad flags and for a tag of 0.
+fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32, old: bool) -> Result<Address, Violation> {
     let irql = cpu::irql();
     let kinds = pool_flag::NON_PAGED | pool_flag::NON_PAGED_EXECUTE | pool_flag::PAGED;
     let paged = flags & pool_flag::PAGED != 0;
+    let executable = flags & pool_flag::NON_PAGED_EXECUTE != 0;
+    let kind = match () {
+        () if paged => kind::PAGED,
+        () if executable => kind::NON_PAGED_EXECUTE,
+        () => kind::NON_PAGED,
+    };
     let refuse = |rule, parameters, text: String| Err(Violation::new(rule, parameters, text));
-    let caller = || kernel.guest().frames().first().copied().unwrap_or(0);
     let unknown = pool_flag::UNUSED_REQUIRED | pool_flag::RESERVED | pool_flag::SESSION;
-    if (flags & kinds).count_ones() != 1 || flags & unknown != 0 {
-        let text = format!("flags {flags:#x}");
-        return refuse(&rules::POOL_BAD_FLAGS, [flags, 0, 0], text);
+    if (flags & kinds).count_ones() != 1 || flags & unknown != 0 || (tag == 0 && !old) {
+        return Ok(0);
     }
-    if flags & pool_flag::NON_PAGED_EXECUTE != 0 {
-        let text = format!("{size} bytes, tag {}", PoolTag(tag));
-        // The pool type is NonPagedPool, which is executable (`wdm.h`).
-        return refuse(&rules::POOL_EXECUTABLE, [caller(), 0, tag.into()], text);
-    }
-    let parameters = [irql.0.into(), paged.into(), size as u64];
     let text = || format!("{size} bytes, tag {}, at {irql}", PoolTag(tag));
-    match paged {
-        true if irql > Irql::APC => return refuse(&rules::POOL_PAGED_IRQL, parameters, text()),
-        false if irql > Irql::DISPATCH => return refuse(&rules::POOL_IRQL, parameters, text()),
-        _ => {}
+    if executable && kernel.verifier().checks(&rules::POOL_EXECUTABLE) {
+        return refuse(&rules::POOL_EXECUTABLE, [kernel.call_site(), kind, tag.into()], text());
+    }
+    let parameters = [irql.0.into(), kind, size as u64];
+    let limit = if paged { Irql::APC } else { Irql::DISPATCH };
+    if irql > limit {
+        let compliance = &rules::DDI_IRQL_EX_ALLOCATE_POOL;
+        return match paged {
+            _ if old && kernel.verifier().checks(compliance) => Err(Violation::of_ddi(compliance, text())),
+            true => refuse(&rules::POOL_PAGED_IRQL, parameters, text()),
+            false => refuse(&rules::POOL_IRQL, parameters, text()),
+        };
     }
     if size == 0 {
         return refuse(&rules::POOL_ZERO_BYTES, parameters, text());
     }
     if tag == 0 {
-        let parameters = [paged.into(), size as u64, caller()];
-        return refuse(&rules::POOL_ZERO_TAG, parameters, text());
+        return refuse(&rules::POOL_ZERO_TAG, [kind, size as u64, kernel.call_site()], text());
     }
-    let address = kernel.pool().allocate(Wanted {
+    if !tag.to_le_bytes().iter().any(u8::is_ascii_alphanumeric) {
+        return refuse(&rules::POOL_BAD_TAG, [tag.into(), kind, kernel.call_site()], text());
+    }
+    if DEFAULT_TAGS.contains(&tag.to_le_bytes()) {
+        return refuse(&rules::POOL_DEFAULT_TAG, [tag.into(), kind, kernel.call_site()], text());
+    }
+    Ok(kernel.pool().allocate(Wanted {
         size,
         tag,
         paged,
         zeroed: flags & pool_flag::UNINITIALIZED == 0,
         cache_aligned: flags & pool_flag::CACHE_ALIGNED != 0,
         origin: kernel.origin(),
-    });
-    Ok(address)
+    }))
 }
+
+/// The tags that `wdm.h` gives to allocations without a tag, which tell nothing (CodeQL,
+/// "DefaultPoolTag").
+const DEFAULT_TAGS: [[u8; 4]; 2] = [*b"Wdm ", *b"Ddk "];
 
 /// `ExFreePool`. The tag may be any.
 pub extern "win64" fn ExFreePool(P: Address) {
@@ -129,15 +151,20 @@ pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
 }
 
 fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
+    if kernel.irps().contains_key(&address) {
+        let text = format!("{address:#x} is an IRP");
+        return Err(Violation::new(&rules::POOL_IRP_FREED, [address as u64, 0, 0], text));
+    }
+    if let Some(block) = kernel.pool().range_of(address).filter(|block| block.start == address) {
+        kernel.check_freed(&block)?;
+    }
     let stack = kernel.guest().frames();
     let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
     let memory = address..address + size;
     kernel.locks().forget(memory.clone());
     kernel.spin_locks.forget(memory.clone());
-    kernel.forget_tables(memory.clone());
-    kernel.check_deferred(memory.clone())?;
-    kernel.check_lookasides(memory.clone())?;
-    kernel.check_resources(memory)
+    kernel.forget_tables(memory);
+    Ok(())
 }
 
 /// Set in an `EX_RUNDOWN_REF` when a thread starts to wait for the release. The
@@ -210,42 +237,76 @@ fn mutex_irql<'a>(mutex: Address) -> &'a AtomicI32 {
     unsafe { AtomicI32::from_ptr(at as *mut i32) }
 }
 
-/// A value that identifies this thread.
-pub(super) fn this_thread() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
-}
-
 /// `ExAcquireFastMutex`: raises to APC_LEVEL.
 pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     let kernel = enter!(ExAcquireFastMutex);
-    if let Err(violation) = kernel.locks().acquiring(FastMutex) {
+    if take_mutex(&kernel, FastMutex) {
+        let old = cpu::irql();
+        cpu::set_irql(&kernel, Irql::APC);
+        mutex_irql(FastMutex).store(old.0.into(), Ordering::Relaxed);
+    }
+}
+
+/// `ExAcquireFastMutexUnsafe`: APCs must be disabled already.
+pub extern "win64" fn ExAcquireFastMutexUnsafe(FastMutex: Address) {
+    let kernel = enter!(ExAcquireFastMutexUnsafe);
+    let apcs = apcs_enabled(&rules::ACQUIRE_UNSAFE_MUTEX_IRQL, FastMutex);
+    kernel.settle(apcs, ());
+    take_mutex(&kernel, FastMutex);
+}
+
+/// Waits for a fast mutex. `false` if a tolerated breach prevents it.
+fn take_mutex(kernel: &Kernel, address: Address) -> bool {
+    kernel.settle(kernel.resident(address), ());
+    if let Err(violation) = kernel.locks().acquiring(address, Kind::FastMutex) {
         // The mutex is not taken, even if the breach is tolerated.
         kernel.violate(violation);
-        return;
+        return false;
     }
-    let event = FastMutex + offset_of!(FAST_MUTEX, Event);
+    let event = address + offset_of!(FAST_MUTEX, Event);
     kernel.settle(ke::initialized(event), ());
-    let what = || format!("the fast mutex at {FastMutex:#x}");
-    let _taken = ke::wait(&kernel, &what, None, || {
+    let what = || format!("the fast mutex at {address:#x}");
+    let _taken = ke::wait(kernel, &what, None, || {
         // ExInitializeFastMutex (`wdm.h`, inline) sets Count to 1.
-        mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        mutex_count(address).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
     });
-    let old = cpu::irql();
-    cpu::set_irql(&kernel, Irql::APC);
-    mutex_owner(FastMutex).store(this_thread(), Ordering::Relaxed);
-    mutex_irql(FastMutex).store(old.0.into(), Ordering::Relaxed);
-    kernel.locks().acquired(FastMutex, Kind::FastMutex);
+    let thread = kernel.thread_object();
+    mutex_owner(address).store(thread, Ordering::Relaxed);
+    kernel.locks().acquired(address, Kind::FastMutex, thread);
+    true
 }
 
 /// `ExReleaseFastMutex`: restores the IRQL.
 pub extern "win64" fn ExReleaseFastMutex(FastMutex: Address) {
     let kernel = enter!(ExReleaseFastMutex);
-    let taken = mutex_count(FastMutex).load(Ordering::Relaxed) < 1;
-    kernel.settle(kernel.locks().releasing(FastMutex, Kind::FastMutex, taken), ());
     let old = Irql(mutex_irql(FastMutex).load(Ordering::Relaxed) as u8);
-    mutex_owner(FastMutex).store(0, Ordering::Relaxed);
-    mutex_count(FastMutex).store(1, Ordering::Release);
+    give_mutex(&kernel, FastMutex);
     cpu::set_irql(&kernel, old.min(Irql::APC));
     kernel.bell.ring();
+}
+
+/// `ExReleaseFastMutexUnsafe`.
+pub extern "win64" fn ExReleaseFastMutexUnsafe(FastMutex: Address) {
+    let kernel = enter!(ExReleaseFastMutexUnsafe);
+    kernel.settle(apcs_enabled(&rules::RELEASE_UNSAFE_MUTEX_IRQL, FastMutex), ());
+    give_mutex(&kernel, FastMutex);
+    kernel.bell.ring();
+}
+
+fn give_mutex(kernel: &Kernel, address: Address) {
+    let thread = kernel.thread_object();
+    kernel.settle(kernel.locks().releasing(address, Kind::FastMutex, thread), ());
+    mutex_owner(address).store(0, Ordering::Relaxed);
+    mutex_count(address).store(1, Ordering::Release);
+}
+
+/// A breach of `rule` if normal kernel APCs are enabled. Its parameters are the IRQL, the
+/// thread's APC disable count and the object.
+pub(super) fn apcs_enabled(rule: &'static Rule, object: Address) -> Result<(), Violation> {
+    if cpu::apcs_disabled() {
+        return Ok(());
+    }
+    let (count, _) = cpu::apc_disable_count();
+    let text = format!("{object:#x} with APCs enabled");
+    Err(Violation::new(rule, [cpu::irql().0.into(), count.into(), object as u64], text))
 }

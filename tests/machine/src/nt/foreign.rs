@@ -12,9 +12,8 @@ use std::mem::MaybeUninit;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
-use super::Kernel;
-use super::cpu::{self, Irql};
 use super::memory::PAGE;
+use super::paging;
 use super::types::{GUID, Plain, UNICODE_STRING};
 use crate::wfp::Guid;
 
@@ -55,20 +54,25 @@ pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
     Ok(bytes)
 }
 
-/// Whether the memory is pageable, and this thread is at a level at which the system could
-/// not bring it in (Driver Verifier's *force IRQL checking*).
-fn is_paged_out(address: usize) -> bool {
-    cpu::irql() >= Irql::DISPATCH && !cpu::kernel().is_null() && {
-        let kernel = Kernel::current();
-        kernel.pool().has_paged() && kernel.pool().is_paged(address)
+/// Fills `bytes` from `address`. What is pageable is brought in first, below
+/// DISPATCH_LEVEL.
+fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
+    match copy_from(address, bytes) {
+        Err(bad) if paging::bring_in(address..address.saturating_add(bytes.len())) => {
+            copy_from(address, bytes).map_err(|_| bad)
+        }
+        outcome => outcome,
     }
 }
 
-/// Fills `bytes` from `address`.
-fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
-    if is_paged_out(address) {
-        return Err(BadPointer { address, write: false });
-    }
+/// Copies bytes from the driver, unless some of them are taken out of memory.
+#[cfg(test)]
+pub fn read_present(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
+    let mut bytes = vec![0; len];
+    copy_from(address, &mut bytes).map(|()| bytes)
+}
+
+fn copy_from(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: false };
@@ -83,11 +87,18 @@ fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// Copies bytes to the driver.
+/// Copies bytes to the driver. What is pageable is brought in first, below
+/// DISPATCH_LEVEL.
 pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
-    if is_paged_out(address) {
-        return Err(BadPointer { address, write: true });
+    match copy_to(address, bytes) {
+        Err(bad) if paging::bring_in(address..address.saturating_add(bytes.len())) => {
+            copy_to(address, bytes).map_err(|_| bad)
+        }
+        outcome => outcome,
     }
+}
+
+fn copy_to(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: true };

@@ -47,7 +47,7 @@ impl SpinLocks {
             false => {
                 // Bugcheck 0xC4/0x1002: address of the lock.
                 Err(Violation::new(
-                    &rules::LOCK_UNINITIALIZED,
+                    &rules::LOCK_NOT_INITIALIZED,
                     [lock as u64, 0, 0],
                     format!("lock {lock:#x}"),
                 ))

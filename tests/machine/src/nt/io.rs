@@ -3,10 +3,11 @@
 
 use super::enter::enter;
 use super::foreign;
+use super::guest::Place;
 use super::load::{parameters_key, service_key};
 use super::memory::Guarded;
 use super::objects::{Device, Object, WorkItem};
-use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS};
+use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS, WORK_QUEUE_ITEM};
 use super::work::Job;
 use super::{Kernel, Trouble, status};
 use crate::status::Status;
@@ -93,6 +94,7 @@ pub(super) fn create_device(
     let number = objects.devices_made;
     let entry = Device { driver, number, memory, name, references: 0, deleted: false, open: 0, framework: 0 };
     objects.devices.insert(address, entry);
+    objects.deleted_devices.remove(&address);
     drop(objects);
     kernel.link_devices(driver);
     Ok(Ok(address))
@@ -123,15 +125,24 @@ pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Tro
     let driver = kernel.device_driver(address);
     let memory =
         kernel.objects().devices.get(&address).map(|device| device.memory.start()..device.memory.end());
-    if let Some(memory) = memory {
+    if let Some(memory) = &memory {
         // The extension goes with the object.
-        kernel.check_deferred(memory.clone())?;
-        kernel.check_lookasides(memory.clone())?;
-        kernel.check_resources(memory)?;
+        kernel.check_objects(memory)?;
     }
-    if !kernel.objects().delete_device(address) {
+    let (deleted, before) = {
+        let mut objects = kernel.objects();
+        (objects.delete_device(address), objects.deleted_devices.contains(&address))
+    };
+    if !deleted && before {
+        let text = format!("DEVICE_OBJECT {address:#x}");
+        return Err(Violation::new(&rules::DEVICE_DELETED_TWICE, [kernel.call_site(), 0, 0], text).into());
+    }
+    let Some(memory) = memory.filter(|_| deleted) else {
         return Err(no_such_object("DEVICE_OBJECT", address));
-    }
+    };
+    kernel.locks().forget(memory.clone());
+    kernel.spin_locks.forget(memory.clone());
+    kernel.forget_remove_locks(memory);
     kernel.link_devices(driver);
     Ok(())
 }
@@ -191,13 +202,15 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
     }
     let driver = kernel.caller();
     // A driver object is allowed, for IoQueueWorkItemEx.
-    let device = if kernel.driver_name(device).is_some() { 0 } else { device };
+    let of_driver = kernel.driver_name(device).is_some();
     let mut objects = kernel.objects();
-    if device != 0 && !objects.devices.contains_key(&device) {
-        return Err(no_such_object("DEVICE_OBJECT", device));
-    }
     let item = objects.opaque();
-    let entry = WorkItem { driver, device, queued: false };
+    if !of_driver && !objects.devices.contains_key(&device) {
+        let text = format!("{device:#x} is no device or driver object");
+        return Err(Violation::new(&rules::WORK_ITEM_OBJECT, [item as u64, device as u64, 0], text).into());
+    }
+    let device = if of_driver { 0 } else { device };
+    let entry = WorkItem { driver, device, queued: false, routine: 0 };
     objects.work_items.insert(item, entry);
     Ok(item)
 }
@@ -220,8 +233,10 @@ pub extern "win64" fn IoQueueWorkItem(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItem);
+    // One worker serves all queue types.
+    kernel.settle(check_queue(&kernel, IoWorkItem, WorkerRoutine, QueueType), ());
     kernel.settle(is_delayed(QueueType), ());
-    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, (Context, QueueType), false), ());
 }
 
 /// `IoQueueWorkItemEx`. The routine also gets the work item.
@@ -232,15 +247,67 @@ pub extern "win64" fn IoQueueWorkItemEx(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItemEx);
+    kernel.settle(check_queue(&kernel, IoWorkItem, WorkerRoutine, QueueType), ());
     kernel.settle(is_delayed(QueueType), ());
-    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, true), ());
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, (Context, QueueType), true), ());
+}
+
+/// `ExQueueWorkItem`, with a `WORK_QUEUE_ITEM` of the driver's own.
+pub extern "win64" fn ExQueueWorkItem(WorkItem: Address, QueueType: i32) {
+    let kernel = enter!(ExQueueWorkItem);
+    let queue = || {
+        let item: WORK_QUEUE_ITEM = foreign::read(WorkItem)?;
+        resident_item(&kernel, WorkItem)?;
+        check_queue(&kernel, WorkItem, item.WorkerRoutine, QueueType)?;
+        if kernel.work().queued_item_in(&(WorkItem..WorkItem + 1)).is_some() {
+            return Err(queued_twice(WorkItem, QueueType).into());
+        }
+        let (routine, parameter) = (item.WorkerRoutine, item.Parameter);
+        kernel.work().push(Job::WorkQueueItem { item: WorkItem, routine, parameter }, kernel.caller());
+        Ok::<_, Trouble>(())
+    };
+    kernel.settle(queue(), ());
+}
+
+/// Refuses a work item in pageable memory.
+pub(super) fn resident_item(kernel: &Kernel, item: Address) -> Result<(), Violation> {
+    match kernel.is_pageable(item) {
+        true => {
+            let text = format!("work item {item:#x}");
+            Err(Violation::new(&rules::WORK_ITEM_PAGEABLE, [item as u64, 0, 0], text))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Checks the type of queue (`WORK_QUEUE_TYPE`, `wdm.h`) and the routine of a work item.
+fn check_queue(kernel: &Kernel, item: Address, routine: Address, queue: i32) -> Result<(), Violation> {
+    /// Critical, delayed, hypercritical, normal, background, real time, super critical.
+    const TYPES: std::ops::Range<i32> = 0..7;
+    /// `CustomPriorityWorkQueue` and a priority.
+    const CUSTOM: std::ops::Range<i32> = 32..64;
+    let about = |rule| {
+        let parameters = [item as u64, queue as u32 as u64, 0];
+        Err(Violation::new(rule, parameters, format!("queue {queue}, routine {routine:#x}")))
+    };
+    if !TYPES.contains(&queue) && !CUSTOM.contains(&queue) {
+        return about(&rules::WORK_ITEM_QUEUE);
+    }
+    let bad =
+        routine == 0 || matches!(kernel.guest().place(routine as u64), Some(Place::Data | Place::Stack));
+    if bad { about(&rules::WORK_ITEM_ROUTINE) } else { Ok(()) }
+}
+
+fn queued_twice(item: Address, queue: i32) -> Violation {
+    let parameters = [item as u64, queue as u32 as u64, 0];
+    Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, format!("work item {item:#x}"))
 }
 
 fn queue(
     kernel: &Kernel,
     item: Address,
     routine: Address,
-    context: Address,
+    (context, queue): (Address, i32),
     extended: bool,
 ) -> Result<(), Trouble> {
     let mut objects = kernel.objects();
@@ -254,11 +321,10 @@ fn queue(
         return Err(Violation::new(&rules::WORK_ITEM_OF_DRIVER, [item as u64, 0, 0], text).into());
     }
     if entry.queued {
-        let text = format!("work item {item:#x}");
-        let parameters = [item as u64, 0, 0];
-        return Err(Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, text).into());
+        return Err(queued_twice(item, queue).into());
     }
     entry.queued = true;
+    entry.routine = routine;
     let driver = entry.driver;
     let object = match entry.device {
         0 => kernel.driver_object(driver),
@@ -281,9 +347,9 @@ pub extern "win64" fn IoFreeWorkItem(IoWorkItem: Address) {
 fn free_work_item(kernel: &Kernel, item: Address) -> Result<(), Trouble> {
     match kernel.objects().work_items.remove(&item) {
         None => Err(no_such_object("IO_WORKITEM", item)),
-        Some(WorkItem { queued: true, .. }) => {
+        Some(WorkItem { queued: true, routine, .. }) => {
             let text = format!("work item {item:#x}");
-            let parameters = [item as u64, 0, 0];
+            let parameters = [item as u64, routine as u64, 0];
             Err(Violation::new(&rules::WORK_ITEM_FREED_ACTIVE, parameters, text).into())
         }
         Some(_) => Ok(()),

@@ -11,7 +11,7 @@ use super::cpu::{self, Backoff, Irql};
 use super::dispatcher::header;
 use super::enter::enter;
 use super::foreign;
-use super::guest::Stop;
+use super::guest::{Place, Stop};
 use super::initialized;
 use super::locks::Kind;
 use super::sleepers::is_drivers_own;
@@ -106,6 +106,7 @@ fn owner() -> usize {
 pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
     let kernel = enter!(KeInitializeSpinLock);
     kernel.settle(kernel.resident(SpinLock), ());
+    kernel.settle(kernel.locks().initializing(SpinLock), ());
     kernel.spin_locks.initialize(kernel.caller(), SpinLock);
     lock_word(SpinLock).store(0, Ordering::Release);
 }
@@ -115,7 +116,7 @@ pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
     let kernel = enter!(KeAcquireSpinLockRaiseToDpc);
     let old = cpu::irql();
     cpu::set_irql(&kernel, old.max(Irql::DISPATCH));
-    acquire(&kernel, SpinLock);
+    acquire_own(&kernel, SpinLock, Kind::Spin);
     initialized::raised(SpinLock, old);
     old.0
 }
@@ -123,15 +124,27 @@ pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
 /// `KeAcquireSpinLockAtDpcLevel`.
 pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
     let kernel = enter!(KeAcquireSpinLockAtDpcLevel);
-    acquire(&kernel, SpinLock);
+    acquire_own(&kernel, SpinLock, Kind::Spin);
 }
 
-pub(super) fn acquire(kernel: &Kernel, address: Address) {
-    kernel.settle(kernel.spin_locks.check(kernel.caller(), address), ());
+/// Takes a lock of the driver's own, which it must have initialized.
+pub(super) fn acquire_own(kernel: &Kernel, address: Address, kind: Kind) {
+    kernel.settle(kernel.resident(address), ());
+    let valid = has_valid_word(kernel, address);
+    kernel.settle(valid.and_then(|()| kernel.spin_locks.check(kernel.caller(), address)), ());
+    acquire(kernel, address, kind);
+}
+
+/// Takes a lock of the driver's or of the system's.
+pub(super) fn acquire(kernel: &Kernel, address: Address, kind: Kind) {
     let word = lock_word(address);
-    if let Err(violation) = kernel.locks().acquiring(address) {
+    if kernel.guest().place(address as u64) == Some(Place::Stack) {
+        // Another call's lock may have been there.
+        kernel.locks().forget(address..address + 1);
+    }
+    if let Err(violation) = kernel.locks().acquiring(address, kind) {
         // The lock is not taken, even if the breach is tolerated.
-        kernel.violate(violation);
+        kernel.violate(compliant(kernel, violation, kind));
         return;
     }
     let mut backoff = Backoff::default();
@@ -139,13 +152,39 @@ pub(super) fn acquire(kernel: &Kernel, address: Address) {
         backoff.wait(&|| format!("the spin lock at {address:#x}"));
         kernel.leave_if_stopped();
     }
-    kernel.locks().acquired(address, Kind::Spin);
+    kernel.locks().acquired(address, kind, kernel.thread_object());
+}
+
+/// A word that is neither free nor a processor's was never initialized. Zeros are not
+/// told from a free lock: on x64, `wdm.h` initializes a lock inline.
+fn has_valid_word(kernel: &Kernel, address: Address) -> Result<(), Violation> {
+    match lock_word(address).load(Ordering::Relaxed) {
+        word if word <= kernel.options().possible() as usize => Ok(()),
+        word => {
+            let text = format!("lock {address:#x} holds {word:#x}");
+            Err(Violation::new(&rules::LOCK_NOT_INITIALIZED, [address as u64, 0, 0], text))
+        }
+    }
+}
+
+/// The breach as DDI compliance checking reports it, if that option is on. Deadlock
+/// detection finds a second acquisition first.
+fn compliant(kernel: &Kernel, violation: Violation, kind: Kind) -> Violation {
+    let rule = match (violation.rule, kind) {
+        (rule, Kind::Spin) if *rule == rules::LOCK_NOT_ACQUIRED => &rules::DDI_SPIN_LOCK_RELEASE,
+        (rule, Kind::Queued) if *rule == rules::LOCK_NOT_ACQUIRED => &rules::DDI_QUEUED_SPIN_LOCK_RELEASE,
+        _ => return violation,
+    };
+    match kernel.verifier().checks(rule) {
+        true => Violation::of_ddi(rule, violation.detail),
+        false => violation,
+    }
 }
 
 /// `KeReleaseSpinLock`. Restores the IRQL that the acquisition returned.
 pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
     let kernel = enter!(KeReleaseSpinLock);
-    release(&kernel, SpinLock);
+    release(&kernel, SpinLock, Kind::Spin);
     let (old, new) = (cpu::irql(), Irql(NewIrql));
     kernel.settle(initialized::released(SpinLock, new), ());
     match new <= Irql::DISPATCH {
@@ -157,12 +196,12 @@ pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
 /// `KeReleaseSpinLockFromDpcLevel`.
 pub extern "win64" fn KeReleaseSpinLockFromDpcLevel(SpinLock: Address) {
     let kernel = enter!(KeReleaseSpinLockFromDpcLevel);
-    release(&kernel, SpinLock);
+    release(&kernel, SpinLock, Kind::Spin);
 }
 
-pub(super) fn release(kernel: &Kernel, address: Address) {
-    let taken = lock_word(address).load(Ordering::Relaxed) != 0;
-    kernel.settle(kernel.locks().releasing(address, Kind::Spin, taken), ());
+pub(super) fn release(kernel: &Kernel, address: Address, kind: Kind) {
+    let released = kernel.locks().releasing(address, kind, kernel.thread_object());
+    kernel.settle(released.map_err(|violation| compliant(kernel, violation, kind)), ());
     lock_word(address).store(0, Ordering::Release);
 }
 

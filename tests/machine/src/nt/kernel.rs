@@ -56,6 +56,9 @@ pub struct Kernel {
     packets: Packets,
     registry: Registry<Notice>,
     verifier: Verifier,
+    /// Locked and mapped MDLs, by address.
+    pub(super) mdls: Mutex<super::mm::Mdls>,
+    pub(super) remove_locks: Mutex<super::remove_lock::RemoveLocks>,
     locks: LockOrder,
     pub(super) spin_locks: SpinLocks,
     clock: Clock,
@@ -94,7 +97,6 @@ impl Kernel {
             busy: Mutex::default(),
             processors: (0..options.possible()).map(|_| Processor::default()).collect(),
             clock: Clock::new(options.own_time),
-            options,
             guest,
             engine: OnceLock::new(),
             pool: Pool::default(),
@@ -105,8 +107,10 @@ impl Kernel {
                     move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
                 Registry::with_time(Box::new(time))
             },
-            verifier: Verifier::default(),
-            locks: LockOrder::default(),
+            verifier: Verifier::new(options.verifier),
+            mdls: Mutex::default(),
+            remove_locks: Mutex::default(),
+            locks: LockOrder::new(options.release_order),
             spin_locks: SpinLocks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),
@@ -123,6 +127,7 @@ impl Kernel {
             cancel_lock: Guarded::new(PAGE),
             framework: Mutex::default(),
             linker: OnceLock::new(),
+            options,
         })
     }
 

@@ -169,6 +169,9 @@ impl Kernel {
     /// The driver is gone.
     fn forget_driver(&self, loaded: &Arc<Loaded>) {
         self.spin_locks.clear(loaded.id);
+        let image = loaded.image.base..loaded.image.base + loaded.image.size as usize;
+        self.locks().forget(image.clone());
+        self.forget_remove_locks(image);
         self.objects().subscribed.remove(&loaded.id);
         self.drivers.remove(loaded);
     }
@@ -305,7 +308,9 @@ impl Kernel {
         let count = self.work().bare(driver);
         if count > 0 {
             let text = format!("{count} WORK_QUEUE_ITEM queued or running");
-            self.condemn_driver(driver, Violation::new(&rules::UNLOADED_CODE, [0, 8, 0], text));
+            // What would be executed.
+            let routine = self.work().bare_routine(driver) as u64;
+            self.condemn_driver(driver, Violation::new(&rules::UNLOADED_CODE, [routine, 8, 0], text));
         }
     }
 
@@ -334,9 +339,8 @@ impl Kernel {
             [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let [threads, callbacks, referenced] = self.objects().addresses_of(driver);
-        let locked = self.objects().locked_mdls_of(driver);
         let registered = self.callbacks_of(driver);
-        let kinds: [(&'static Rule, &[String]); 16] = [
+        let kinds: [(&'static Rule, &[String]); 15] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
@@ -351,15 +355,15 @@ impl Kernel {
             (&rules::DEVICE_LEFT, &report.devices),
             (&rules::HANDLE_LEFT, &report.handles),
             (&rules::FILTER_OBJECT_LEFT, &managed),
-            (&rules::LOCKED_PAGES_LEFT, &locked),
             (&rules::POOL_LEAK, &pool),
         ];
+        self.check_locked_pages(driver);
         for (rule, things) in kinds {
             if !things.is_empty() {
                 let parameters = match *rule == rules::ETW_REGISTRATION_LEFT {
                     true => self.first_registration(driver),
                     // 0xC4/0x62: name, reserved, count.
-                    false => [0, 0, things.len() as u64],
+                    false => [self.name_address(driver), 0, things.len() as u64],
                 };
                 self.condemn_driver(driver, Violation::new(rule, parameters, things.join("; ")));
             }
@@ -376,6 +380,13 @@ impl Kernel {
             Some(stop) => Err(stop.clone()),
             None => Ok(report),
         }
+    }
+
+    /// Where the driver object has the driver's name.
+    fn name_address(&self, driver: DriverId) -> u64 {
+        let loaded = self.drivers.find(|it| it.id == driver);
+        let object = loaded.map(|it| it.memory.get::<DRIVER_OBJECT>(it.object()));
+        object.map_or(0, |object| object.DriverName.Buffer as u64)
     }
 
     /// 0xC4/0xDD: address of the registration, driver start, handle.

@@ -17,12 +17,14 @@ use crate::verifier::{Violation, rules};
 /// Kind of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// `KSPIN_LOCK`.
+    /// `KSPIN_LOCK`, acquired by an ordinary function.
     Spin,
     /// `EX_SPIN_LOCK`, shared.
     SharedSpin,
     /// `EX_SPIN_LOCK`, exclusively.
     ExclusiveSpin,
+    /// `KSPIN_LOCK`, acquired by a function for in-stack queued spin locks.
+    Queued,
     /// `FAST_MUTEX`.
     FastMutex,
     /// `EX_PUSH_LOCK`, shared.
@@ -32,15 +34,23 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether it is a spin lock, which is released in the reverse order.
-    fn spins(self) -> bool {
-        matches!(self, Self::Spin | Self::SharedSpin | Self::ExclusiveSpin)
+    /// Whether both are ways to hold one kind of lock.
+    fn is_same_lock(self, other: Self) -> bool {
+        use Kind::{ExclusivePush, ExclusiveSpin, SharedPush, SharedSpin};
+        self == other
+            || matches!((self, other), (SharedSpin, ExclusiveSpin) | (ExclusiveSpin, SharedSpin))
+            || matches!((self, other), (SharedPush, ExclusivePush) | (ExclusivePush, SharedPush))
     }
 }
 
 thread_local! {
     /// Locks that driver code holds on this thread, in the order of acquisition.
     static HELD: RefCell<Vec<(Address, Kind)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The kinds of the locks held on this thread after the first `count`.
+pub(super) fn held_since(count: usize) -> Vec<Kind> {
+    HELD.with_borrow(|held| held.iter().skip(count).map(|(_, kind)| *kind).collect())
 }
 
 /// Number of locks held on this thread.
@@ -54,16 +64,62 @@ pub(super) fn forget_since(count: usize) {
     HELD.with_borrow_mut(|held| held.truncate(count));
 }
 
-/// The lock orders seen on a machine.
+/// A lock that a thread holds.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    kind: Kind,
+    /// The thread's object.
+    thread: Address,
+}
+
+/// The lock orders seen on a machine, and who holds which lock.
 #[derive(Debug, Default)]
 pub(super) struct LockOrder {
+    /// Whether locks must be released in the reverse order.
+    in_order: bool,
     taken_under: Mutex<BTreeMap<Address, BTreeSet<Address>>>,
+    /// Several threads can share a lock.
+    owned: Mutex<BTreeMap<Address, Vec<Owned>>>,
+    /// The kind of function that first acquired each lock.
+    kinds: Mutex<BTreeMap<Address, Kind>>,
 }
 
 impl LockOrder {
+    /// No order yet. `in_order` says whether locks must be released in the reverse order
+    /// of their acquisition.
+    pub fn new(in_order: bool) -> Self {
+        Self { in_order, ..Self::default() }
+    }
+
+    /// Records that a lock is initialized: what was seen of it before does not count.
+    pub fn initializing(&self, lock: Address) -> Result<(), Violation> {
+        let range = lock..lock + 1;
+        let held = self.held_in(&range);
+        self.forget(range);
+        match held {
+            Some(_) => {
+                let text = format!("lock {lock:#x} is held");
+                Err(Violation::new(&rules::LOCK_INITIALIZED_HELD, [lock as u64, 0, 0], text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A lock in a range of memory that a thread holds, and the thread.
+    pub fn held_in(&self, memory: &Range<Address>) -> Option<(Address, Address)> {
+        let owned = lock_table(&self.owned);
+        let found = owned.range(memory.clone()).next();
+        found.and_then(|(lock, owned)| Some((*lock, owned.first()?.thread)))
+    }
+
+    /// Whether this thread holds the lock.
+    pub fn is_held_here(&self, lock: Address) -> bool {
+        HELD.with_borrow(|held| held.iter().any(|(address, _)| *address == lock))
+    }
+
     /// Checks whether this thread may take a lock. Called before it waits for the
     /// lock.
-    pub fn acquiring(&self, lock: Address) -> Result<(), Violation> {
+    pub fn acquiring(&self, lock: Address, kind: Kind) -> Result<(), Violation> {
         let held = HELD.with_borrow(Vec::clone);
         if held.iter().any(|(address, _)| *address == lock) {
             return Err(Violation::new(
@@ -72,10 +128,15 @@ impl LockOrder {
                 format!("lock {lock:#x}"),
             ));
         }
+        let first = *lock_table(&self.kinds).entry(lock).or_insert(kind);
+        if !first.is_same_lock(kind) {
+            let text = format!("lock {lock:#x}, acquired as {first:?} before, as {kind:?}");
+            return Err(Violation::new(&rules::LOCK_WRONG_ACQUIRE, [lock as u64, 0, 0], text));
+        }
         if held.is_empty() {
             return Ok(());
         }
-        let mut graph = self.graph();
+        let mut graph = lock_table(&self.taken_under);
         for (outer, _) in held {
             if has_path(&graph, lock, outer) {
                 let text =
@@ -88,30 +149,36 @@ impl LockOrder {
     }
 
     /// Records that this thread has taken the lock.
-    pub fn acquired(&self, lock: Address, kind: Kind) {
+    pub fn acquired(&self, lock: Address, kind: Kind, thread: Address) {
         HELD.with_borrow_mut(|held| held.push((lock, kind)));
+        lock_table(&self.owned).entry(lock).or_default().push(Owned { kind, thread });
     }
 
-    /// Records that this thread releases the lock. `taken` says whether any thread
-    /// holds it.
-    pub fn releasing(&self, lock: Address, kind: Kind, taken: bool) -> Result<(), Violation> {
-        let mut later = HELD.with_borrow_mut(|held| {
+    /// Records that this thread releases the lock.
+    pub fn releasing(&self, lock: Address, kind: Kind, thread: Address) -> Result<(), Violation> {
+        let owned = self.give_up(lock, thread);
+        let later = HELD.with_borrow_mut(|held| {
             let at = held.iter().rposition(|(address, _)| *address == lock)?;
             let later = held.split_off(at + 1);
-            let own = held.pop();
+            held.pop();
             held.extend_from_slice(&later);
-            Some((own, later))
+            Some(later)
         });
-        let Some((own, later)) = &mut later else {
-            let rule = if taken { &rules::LOCK_RELEASED_ELSEWHERE } else { &rules::LOCK_NOT_ACQUIRED };
-            return Err(Violation::new(rule, [lock as u64, 0, 0], format!("lock {lock:#x}")));
+        let text = format!("lock {lock:#x}");
+        let Some(later) = later else {
+            return Err(match owned {
+                Some(owned) => {
+                    let parameters = [lock as u64, owned.thread as u64, thread as u64];
+                    Violation::new(&rules::LOCK_RELEASED_ELSEWHERE, parameters, text)
+                }
+                None => Violation::new(&rules::LOCK_NOT_ACQUIRED, [lock as u64, 0, 0], text),
+            });
         };
-        if own.is_some_and(|(_, held)| held != kind) {
-            let text = format!("lock {lock:#x}, which was acquired in another way");
-            return Err(Violation::new(&rules::LOCK_MISMATCHED, [lock as u64, 0, 0], text));
+        if let Some(owned) = owned.filter(|owned| owned.kind != kind) {
+            let text = format!("{text}, acquired as {:?}, released as {kind:?}", owned.kind);
+            return Err(Violation::new(&rules::LOCK_WRONG_RELEASE, [lock as u64, 0, 0], text));
         }
-        // Mutexes and push locks may be released in any order.
-        match later.iter().rfind(|(_, other)| kind.spins() && other.spins()) {
+        match later.last().filter(|_| self.in_order) {
             None => Ok(()),
             Some((first, _)) => {
                 let text = format!("lock {lock:#x} released before {first:#x}, which was taken later");
@@ -120,18 +187,33 @@ impl LockOrder {
         }
     }
 
+    /// Removes this thread's hold of a lock, or another's if this thread has none.
+    fn give_up(&self, lock: Address, thread: Address) -> Option<Owned> {
+        let mut owned = lock_table(&self.owned);
+        let all = owned.get_mut(&lock)?;
+        let at = all.iter().rposition(|one| one.thread == thread).unwrap_or(0);
+        let given = all.remove(at);
+        if all.is_empty() {
+            owned.remove(&lock);
+        }
+        Some(given)
+    }
+
     /// Forgets locks in memory that was freed.
     pub fn forget(&self, memory: Range<Address>) {
-        let mut graph = self.graph();
+        let mut graph = lock_table(&self.taken_under);
         graph.retain(|lock, _| !memory.contains(lock));
         for under in graph.values_mut() {
             under.retain(|lock| !memory.contains(lock));
         }
+        drop(graph);
+        lock_table(&self.owned).retain(|lock, _| !memory.contains(lock));
+        lock_table(&self.kinds).retain(|lock, _| !memory.contains(lock));
     }
+}
 
-    fn graph(&self) -> MutexGuard<'_, BTreeMap<Address, BTreeSet<Address>>> {
-        self.taken_under.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock_table<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a path in the graph leads from `from` to `to`.
@@ -155,8 +237,8 @@ mod tests {
 
     fn take(order: &LockOrder, locks: &[Address]) -> Result<(), &'static str> {
         let outcome = locks.iter().try_for_each(|&lock| {
-            order.acquiring(lock).map_err(|violation| violation.rule.id)?;
-            order.acquired(lock, Kind::Spin);
+            order.acquiring(lock, Kind::Spin).map_err(|violation| violation.rule.id)?;
+            order.acquired(lock, Kind::Spin, 7);
             Ok(())
         });
         forget_since(0);
@@ -175,18 +257,61 @@ mod tests {
         assert_eq!(take(&order, &[3, 2]), Ok(()));
     }
 
+    fn rule(outcome: Result<(), Violation>) -> Option<&'static str> {
+        outcome.err().map(|violation| violation.rule.id)
+    }
+
+    #[test]
+    fn a_lock_that_is_initialized_again_has_no_order() {
+        let order = LockOrder::default();
+        assert_eq!(take(&order, &[1, 2]), Ok(()));
+        assert_eq!(rule(order.initializing(2)), Some("LOCK_INITIALIZED_HELD"));
+        assert_eq!(rule(order.initializing(2)), None);
+        assert_eq!(take(&order, &[2, 1]), Ok(()));
+    }
+
     #[test]
     fn a_release_is_checked_against_the_locks_held() {
-        let order = LockOrder::default();
-        order.acquired(1, Kind::Spin);
-        order.acquired(2, Kind::FastMutex);
-        order.acquired(3, Kind::Spin);
-        let rule = |outcome: Result<(), Violation>| outcome.err().map(|violation| violation.rule.id);
-        assert_eq!(rule(order.releasing(2, Kind::FastMutex, true)), None);
-        assert_eq!(rule(order.releasing(1, Kind::Spin, true)), Some("LOCK_RELEASE_ORDER"));
-        assert_eq!(rule(order.releasing(3, Kind::Spin, true)), None);
-        assert_eq!(rule(order.releasing(3, Kind::Spin, false)), Some("LOCK_NOT_ACQUIRED"));
-        assert_eq!(rule(order.releasing(3, Kind::Spin, true)), Some("LOCK_RELEASED_ELSEWHERE"));
+        let order = LockOrder::new(true);
+        order.acquired(1, Kind::Spin, 7);
+        order.acquired(2, Kind::FastMutex, 7);
+        order.acquired(3, Kind::Spin, 7);
+        assert_eq!(rule(order.releasing(2, Kind::FastMutex, 7)), Some("LOCK_RELEASE_ORDER"));
+        assert_eq!(rule(order.releasing(1, Kind::Spin, 7)), Some("LOCK_RELEASE_ORDER"));
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), None);
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), Some("LOCK_NOT_ACQUIRED"));
+        order.acquired(3, Kind::Spin, 7);
+        forget_since(0);
+        let elsewhere = order.releasing(3, Kind::Spin, 8).unwrap_err();
+        assert_eq!(elsewhere.bugcheck_parameters(), [0x1004, 3, 7, 8]);
+        order.acquired(3, Kind::Queued, 7);
+        assert_eq!(rule(order.releasing(3, Kind::Spin, 7)), Some("LOCK_WRONG_RELEASE"));
+        order.acquired(3, Kind::SharedSpin, 7);
+        assert_eq!(rule(order.releasing(3, Kind::ExclusiveSpin, 7)), Some("LOCK_WRONG_RELEASE"));
         assert_eq!(held(), 0);
+    }
+
+    #[test]
+    fn threads_share_a_lock() {
+        let order = LockOrder::default();
+        order.acquired(1, Kind::SharedPush, 7);
+        order.acquired(1, Kind::SharedPush, 8);
+        assert_eq!(order.held_in(&(0..2)), Some((1, 7)));
+        assert_eq!(rule(order.releasing(1, Kind::SharedPush, 7)), None);
+        assert_eq!(order.held_in(&(0..2)), Some((1, 8)));
+        assert_eq!(rule(order.releasing(1, Kind::SharedPush, 8)), None);
+        assert_eq!(order.held_in(&(0..2)), None);
+        assert_eq!(rule(order.acquiring(1, Kind::ExclusivePush)), None);
+        assert_eq!(rule(order.acquiring(1, Kind::SharedPush)), None);
+        assert_eq!(rule(order.acquiring(1, Kind::Spin)), Some("LOCK_WRONG_ACQUIRE"));
+    }
+
+    #[test]
+    fn a_release_in_another_order_is_right_unless_the_order_is_checked() {
+        let order = LockOrder::default();
+        order.acquired(1, Kind::Spin, 7);
+        order.acquired(2, Kind::Spin, 7);
+        assert_eq!(rule(order.releasing(1, Kind::Spin, 7)), None);
+        assert_eq!(rule(order.releasing(2, Kind::Spin, 7)), None);
     }
 }

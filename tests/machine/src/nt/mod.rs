@@ -10,7 +10,7 @@
 //! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
-//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`], [`seh`] | the exports, mostly one file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`resource`], [`remove_lock`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`], [`seh`] | the exports, mostly one file per prefix |
 //! | [`error_log`] | entries of the System event log |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
@@ -54,12 +54,14 @@ pub mod ob;
 pub mod objects;
 mod options;
 mod packets;
+mod paging;
 pub mod pool;
 pub mod process;
 pub mod processors;
 pub mod ps;
 pub mod queued;
 pub mod registry;
+pub mod remove_lock;
 pub mod resource;
 mod ring;
 pub mod rtl;

@@ -5,10 +5,12 @@ use super::cpu;
 use super::enter::enter;
 use super::objects::Object as HandleObject;
 use super::types::{Address, HANDLE, NTSTATUS};
-use super::{Kernel, foreign};
+use super::{Kernel, foreign, process};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
+/// `KernelMode` (`wdm.h`).
+const KERNEL_MODE: i8 = 0;
 /// `NtCurrentThread()`: the calling thread in place of a handle.
 const CURRENT_THREAD: HANDLE = usize::MAX - 1;
 
@@ -23,7 +25,8 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     HandleInformation: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ObReferenceObjectByHandle);
-    let _ = (DesiredAccess, ObjectType, AccessMode);
+    let _ = DesiredAccess;
+    kernel.settle(check_reference(&kernel, Handle, ObjectType, AccessMode), ());
     if HandleInformation != 0 {
         return Status::NOT_IMPLEMENTED.0;
     }
@@ -49,11 +52,6 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     };
     let object = match found {
         Ok(object) => object,
-        Err(Status::INVALID_HANDLE) => {
-            let text = format!("ObReferenceObjectByHandle of {Handle:#x}");
-            kernel.violate(Violation::new(&rules::REFERENCE_BAD_HANDLE, [Handle as u64, 0, 0], text));
-            return Status::INVALID_HANDLE.0;
-        }
         Err(status) => return status.0,
     };
     let driver = kernel.caller();
@@ -62,7 +60,36 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     Status::SUCCESS.0
 }
 
-/// `ObfReferenceObject`. Returns the number of the drivers' references.
+/// What Driver Verifier checks of a handle whose object a driver references.
+fn check_reference(kernel: &Kernel, handle: HANDLE, kind: Address, mode: i8) -> Result<(), Violation> {
+    /// Handles of the kernel, and pseudo handles, have the high bit set.
+    fn is_kernel(handle: HANDLE) -> bool {
+        (handle as isize) < 0
+    }
+    let text = format!("handle {handle:#x}, access mode {mode}");
+    let (number, kind) = (handle as u64, kind as u64);
+    let in_system = process::current() == process::SYSTEM_PROCESS;
+    let open = handle == CURRENT_THREAD || kernel.objects().handle(handle).is_some();
+    match () {
+        () if handle == 0 => {
+            let parameters = [number, kind, 0];
+            Err(Violation::new(&rules::REFERENCE_NULL_HANDLE, parameters, text))
+        }
+        () if mode == KERNEL_MODE && !is_kernel(handle) && !in_system => {
+            let process = kernel.process_object(process::current());
+            let parameters = [number, process as u64, kernel.call_site()];
+            Err(Violation::new(&rules::REFERENCE_USER_HANDLE, parameters, text))
+        }
+        () if mode != KERNEL_MODE && open && handle != CURRENT_THREAD && in_system => {
+            let parameters = [number, kind, mode as u64];
+            Err(Violation::new(&rules::REFERENCE_KERNEL_HANDLE, parameters, text))
+        }
+        () if !open => Err(Violation::new(&rules::REFERENCE_BAD_HANDLE, [number, kind, 0], text)),
+        () => Ok(()),
+    }
+}
+
+/// `ObfReferenceObject`. Returns the number of the driver's references.
 pub extern "win64" fn ObfReferenceObject(Object: Address) -> i64 {
     let kernel = enter!(ObfReferenceObject);
     let known = is_object(&kernel, Object);
@@ -97,7 +124,12 @@ pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
             left as i64
         }
         None => {
-            kernel.violate(bad("ObfDereferenceObject", Object));
+            let text = "ObfDereferenceObject without a reference of the driver's";
+            let parameters = [Object as u64, u64::MAX, 0];
+            kernel.violate(match is_object(&kernel, Object) {
+                true => Violation::new(&rules::REFERENCE_COUNT, parameters, text),
+                false => bad("ObfDereferenceObject", Object),
+            });
             0
         }
     }

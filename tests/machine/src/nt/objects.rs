@@ -126,6 +126,8 @@ pub struct WorkItem {
     pub device: Address,
     /// Whether it is queued and no worker has taken it.
     pub queued: bool,
+    /// The routine with which it was last queued.
+    pub routine: Address,
 }
 
 /// A callback about added processors.
@@ -161,6 +163,8 @@ pub struct Objects {
     pub threads: Vec<(Address, DriverId)>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
+    /// Addresses of devices that were deleted.
+    pub deleted_devices: BTreeSet<Address>,
     /// By address.
     pub work_items: BTreeMap<Address, WorkItem>,
     /// Engine handles by value.
@@ -200,8 +204,6 @@ pub struct Objects {
     pub open_entries: BTreeMap<Address, OpenEntry>,
     /// The texts of entries, by the service.
     pub messages: BTreeMap<String, Messages>,
-    /// MDLs whose pages a driver has locked.
-    pub locked_mdls: BTreeMap<Address, DriverId>,
     /// Elements of the driver's generic tables, by table.
     pub tables: BTreeMap<Address, Vec<Address>>,
     /// Lookaside lists that are not deleted.
@@ -231,6 +233,7 @@ impl Default for Objects {
             devices_made: 0,
             threads: Vec::new(),
             devices: BTreeMap::new(),
+            deleted_devices: BTreeSet::new(),
             work_items: BTreeMap::new(),
             sessions: BTreeMap::new(),
             redirects: BTreeMap::new(),
@@ -250,7 +253,6 @@ impl Default for Objects {
             error_log: Vec::new(),
             open_entries: BTreeMap::new(),
             messages: BTreeMap::new(),
-            locked_mdls: BTreeMap::new(),
             tables: BTreeMap::new(),
             lookasides: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -292,6 +294,15 @@ impl Objects {
         object
     }
 
+    /// Whether a value is a handle of the kernel's table (the high bit is set, and it is
+    /// no pseudo handle), and not open.
+    pub fn is_closed_kernel_handle(&self, handle: HANDLE) -> bool {
+        /// `NtCurrentProcess()`, `NtCurrentThread()` and the like are small negative numbers.
+        const PSEUDO: usize = 16;
+        let kernel = (handle as isize) < 0 && handle < usize::MAX - PSEUDO;
+        kernel && !self.handles.contains_key(&handle)
+    }
+
     /// A unique address for an opaque object. It faults when it is dereferenced.
     pub fn opaque(&mut self) -> Address {
         self.next_opaque += 0x100;
@@ -323,6 +334,7 @@ impl Objects {
         if device.references == 0 {
             self.devices.remove(&address);
         }
+        self.deleted_devices.insert(address);
         true
     }
 
@@ -388,12 +400,6 @@ impl Objects {
             callbacks.map(|(at, _)| text(at)).collect(),
             referenced.map(|(at, _)| text(at)).collect(),
         ]
-    }
-
-    /// Describes the MDLs whose pages a driver has locked.
-    pub fn locked_mdls_of(&self, driver: DriverId) -> Vec<String> {
-        let own = self.locked_mdls.iter().filter(|(_, of)| **of == driver);
-        own.map(|(at, _)| format!("MDL {at:#x}")).collect()
     }
 
     /// Describes open handles of the drivers of which `of` is true.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cpu::Irql;
 use super::fwp::{MdlMapping, NblLayout};
+use crate::verifier::option;
 
 /// What undoing a registration does while its callback runs. The documents are silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,13 @@ pub struct Options {
     pub clock_tick: Duration,
     /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
+    /// The options of Driver Verifier that are on: its flags, bits of
+    /// [`option`](crate::verifier::option).
+    pub verifier: u32,
+    /// Whether locks must be released in the reverse order of their acquisition. The
+    /// page of bugcheck 0xC4 has a code for a release "in an incorrect order"; that of
+    /// deadlock detection, which lists what it finds, does not have it.
+    pub release_order: bool,
     /// Whether time stands still unless the lab moves it ([`Kernel::run_until`]) or
     /// code that is called from outside the driver waits. If not, time is the host's.
     ///
@@ -107,6 +115,8 @@ impl Default for Options {
             processor_callbacks: RunningCallbacks::default(),
             clock_tick: Duration::ZERO,
             hang_limit: Duration::from_secs(30),
+            verifier: option::STANDARD,
+            release_order: false,
             own_time: false,
         }
     }

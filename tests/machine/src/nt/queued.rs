@@ -4,6 +4,7 @@
 
 use super::cpu::{self, Irql};
 use super::enter::enter;
+use super::locks::Kind;
 use super::types::{Address, KLOCK_QUEUE_HANDLE};
 use super::{Kernel, ke};
 
@@ -22,7 +23,7 @@ pub extern "win64" fn KeAcquireInStackQueuedSpinLockAtDpcLevel(SpinLock: Address
 }
 
 fn acquire(kernel: &Kernel, lock: Address, handle: Address, old: Irql) {
-    ke::acquire(kernel, lock);
+    ke::acquire_own(kernel, lock, Kind::Queued);
     let value = KLOCK_QUEUE_HANDLE { LockQueue: [0, lock], OldIrql: old.0 };
     // SAFETY: a structure of the driver's, which only this thread uses while it holds
     // the lock. A bad pointer faults, and the guest attributes the fault to the driver.
@@ -46,6 +47,6 @@ pub extern "win64" fn KeReleaseInStackQueuedSpinLockFromDpcLevel(LockHandle: Add
 fn release(kernel: &Kernel, handle: Address) -> Irql {
     // SAFETY: as in `acquire`.
     let value = unsafe { (handle as *const KLOCK_QUEUE_HANDLE).read() };
-    ke::release(kernel, value.LockQueue[1]);
+    ke::release(kernel, value.LockQueue[1], Kind::Queued);
     Irql(value.OldIrql)
 }

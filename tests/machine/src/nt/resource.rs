@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::avl::not_initialized;
-use super::cpu::{self, Irql};
+use super::cpu;
 use super::enter::enter;
-use super::ex::this_thread;
+use super::ex::apcs_enabled;
 use super::foreign;
 use super::ke;
 use super::locks::Kind;
@@ -28,9 +27,8 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Takes it, if it is free for this.
-    fn take(&mut self, shared: bool) -> bool {
-        let me = this_thread();
+    /// Takes it for a thread, if it is free for this.
+    fn take(&mut self, me: Address, shared: bool) -> bool {
         match &mut self.exclusive {
             // The owner may acquire it again in both ways.
             Some((owner, count)) if *owner == me => *count += 1,
@@ -42,9 +40,8 @@ impl Resource {
         true
     }
 
-    /// Releases it once. `false` if this thread does not hold it.
-    fn release(&mut self) -> bool {
-        let me = this_thread();
+    /// Releases it once. `false` if the thread does not hold it.
+    fn release(&mut self, me: Address) -> bool {
         match &mut self.exclusive {
             Some((owner, 1)) if *owner == me => self.exclusive = None,
             Some((owner, count)) if *owner == me => *count -= 1,
@@ -56,15 +53,15 @@ impl Resource {
         }
         true
     }
+
+    /// A thread that holds it.
+    fn holder(&self) -> Option<Address> {
+        self.exclusive.map(|(thread, _)| thread).or_else(|| self.shared.keys().next().copied())
+    }
 }
 
-/// The breach of a driver that does not disable kernel APCs, as the lock asks for.
-fn apcs_disabled(rule: &'static Rule, lock: Address) -> Result<(), Violation> {
-    let irql = cpu::irql();
-    if irql >= Irql::APC || cpu::thread_state().critical_regions > 0 {
-        return Ok(());
-    }
-    Err(Violation::new(rule, [irql.0.into(), 0, lock as u64], format!("the lock at {lock:#x}")))
+fn about(rule: &'static Rule, resource: Address) -> Violation {
+    Violation::new(rule, [resource as u64, 0, 0], format!("the resource at {resource:#x}"))
 }
 
 /// `ExInitializeResourceLite`.
@@ -73,8 +70,7 @@ pub extern "win64" fn ExInitializeResourceLite(Resource: Address) -> NTSTATUS {
     let initialize = || {
         kernel.resident(Resource)?;
         if kernel.objects().resources.contains_key(&Resource) {
-            let text = format!("the resource at {Resource:#x}");
-            return Err(Violation::new(&rules::RESOURCE_AGAIN, [Resource as u64, 0, 0], text).into());
+            return Err(about(&rules::RESOURCE_INITIALIZED_AGAIN, Resource).into());
         }
         foreign::write(Resource, &ERESOURCE::zeroed())?;
         kernel.objects().resources.insert(Resource, self::Resource::default());
@@ -87,26 +83,36 @@ pub extern "win64" fn ExInitializeResourceLite(Resource: Address) -> NTSTATUS {
 /// `ExDeleteResourceLite`.
 pub extern "win64" fn ExDeleteResourceLite(Resource: Address) -> NTSTATUS {
     let kernel = enter!(ExDeleteResourceLite);
-    let known = kernel.objects().resources.remove(&Resource).is_some();
-    if !known {
-        let text = format!("the resource at {Resource:#x}");
-        kernel.violate(Violation::new(&rules::RESOURCE_UNKNOWN, [Resource as u64, 0, 0], text));
-    }
+    let known = kernel.objects().resources.remove(&Resource);
+    let outcome = match known.map(|it| it.holder()) {
+        None => Err(about(&rules::RESOURCE_NOT_INITIALIZED, Resource)),
+        Some(Some(thread)) => {
+            let text = format!("the resource at {Resource:#x}");
+            Err(Violation::new(&rules::LOCK_FREED_HELD, [Resource as u64, thread as u64, 0], text))
+        }
+        Some(None) => Ok(()),
+    };
+    kernel.settle(outcome, ());
     Status::SUCCESS.0
 }
 
 fn acquire(kernel: &Kernel, resource: Address, wait: bool, shared: bool) -> Result<bool, Violation> {
-    apcs_disabled(&rules::RESOURCE_APCS_ACQUIRE, resource)?;
+    if !resource.is_multiple_of(align_of::<u64>()) {
+        let text = format!("the resource at {resource:#x}");
+        return Err(Violation::new(&rules::RESOURCE_UNALIGNED, [0, 0, resource as u64], text));
+    }
+    apcs_enabled(&rules::RESOURCE_ACQUIRE_APCS, resource)?;
+    let me = kernel.thread_object();
     {
         let objects = kernel.objects();
-        let known =
-            objects.resources.get(&resource).ok_or_else(|| not_initialized("the resource", resource))?;
-        if !shared && known.exclusive.is_none() && known.shared.contains_key(&this_thread()) && wait {
-            let text = format!("the resource at {resource:#x}, which this thread shares");
-            return Err(Violation::new(&rules::SELF_DEADLOCK, [resource as u64, 0, 0], text));
+        let known = objects.resources.get(&resource);
+        let known = known.ok_or_else(|| about(&rules::LOCK_NOT_INITIALIZED, resource))?;
+        // It would wait for itself.
+        if !shared && wait && known.exclusive.is_none() && known.shared.contains_key(&me) {
+            return Err(about(&rules::SELF_DEADLOCK, resource));
         }
     }
-    let take = || kernel.objects().resources.get_mut(&resource).is_some_and(|it| it.take(shared));
+    let take = || kernel.objects().resources.get_mut(&resource).is_some_and(|it| it.take(me, shared));
     if !wait {
         return Ok(take());
     }
@@ -133,23 +139,51 @@ pub extern "win64" fn ExAcquireResourceSharedLite(Resource: Address, Wait: BOOLE
 pub extern "win64" fn ExReleaseResourceLite(Resource: Address) {
     let kernel = enter!(ExReleaseResourceLite);
     let release = || {
-        apcs_disabled(&rules::RESOURCE_APCS_RELEASE, Resource)?;
-        let released = {
-            let mut objects = kernel.objects();
-            let known = objects.resources.get_mut(&Resource);
-            known.ok_or_else(|| not_initialized("the resource", Resource))?.release()
-        };
-        if !released {
-            let text = format!("the resource at {Resource:#x}");
-            return Err(Violation::new(&rules::LOCK_NOT_ACQUIRED, [Resource as u64, 0, 0], text));
+        apcs_enabled(&rules::RESOURCE_RELEASE_APCS, Resource)?;
+        let me = kernel.thread_object();
+        let released = kernel.objects().resources.get_mut(&Resource).map(|it| it.release(me));
+        match released {
+            None => Err(about(&rules::LOCK_NOT_INITIALIZED, Resource)),
+            Some(true) => Ok(()),
+            Some(false) => {
+                let text = format!("the resource at {Resource:#x}");
+                Err(Violation::new(&rules::RESOURCE_NOT_OWNED, [Resource as u64, me as u64, 0], text))
+            }
         }
-        Ok(())
     };
     kernel.settle(release(), ());
     kernel.bell.ring();
 }
 
 impl Kernel {
+    /// The calling thread's object.
+    pub(super) fn thread_object(&self) -> Address {
+        cpu::thread_object(|| self.objects().opaque())
+    }
+
+    /// Finds what must not be in pool that is freed: a queued work item, a lock that a
+    /// thread holds, and what [`Self::check_objects`] finds.
+    pub(super) fn check_freed(&self, block: &Range<Address>) -> Result<(), Violation> {
+        let [start, end] = [block.start, block.end].map(|number| number as u64);
+        if let Some(item) = self.work().queued_item_in(block) {
+            let text = format!("work item {item:#x}");
+            return Err(Violation::new(&rules::POOL_WORK_ITEM_FREED, [item as u64, start, end], text));
+        }
+        if let Some((lock, thread)) = self.locks().held_in(block) {
+            let text = format!("lock {lock:#x}");
+            return Err(Violation::new(&rules::LOCK_FREED_HELD, [lock as u64, thread as u64, 0], text));
+        }
+        self.check_objects(block)
+    }
+
+    /// Finds objects that the system keeps in lists, in memory that is freed: DPCs, timers,
+    /// lookaside lists, resources.
+    pub(super) fn check_objects(&self, memory: &Range<Address>) -> Result<(), Violation> {
+        self.check_deferred(memory.clone())?;
+        self.check_lookasides(memory.clone())?;
+        self.check_resources(memory.clone())
+    }
+
     /// Checks that memory which is freed holds no resource.
     pub(super) fn check_resources(&self, memory: Range<Address>) -> Result<(), Violation> {
         let objects = self.objects();
@@ -159,7 +193,7 @@ impl Kernel {
                 let size = (memory.end - memory.start) as u64;
                 let text = format!("the resource at {resource:#x} is in freed memory");
                 let parameters = [*resource as u64, memory.start as u64, size];
-                Err(Violation::new(&rules::RESOURCE_FREED, parameters, text))
+                Err(Violation::new(&rules::POOL_RESOURCE_FREED, parameters, text))
             }
         }
     }
@@ -178,8 +212,8 @@ fn word<'a>(lock: Address) -> &'a AtomicUsize {
 }
 
 fn push(kernel: &Kernel, lock: Address, shared: bool) {
-    let may =
-        apcs_disabled(&rules::PUSH_LOCK_APCS_ACQUIRE, lock).and_then(|()| kernel.locks().acquiring(lock));
+    let may = apcs_enabled(&rules::PUSH_LOCK_ACQUIRE_APCS, lock)
+        .and_then(|()| kernel.locks().acquiring(lock, kind(shared)));
     if let Err(violation) = may {
         // The lock is not taken, even if the breach is tolerated.
         kernel.violate(violation);
@@ -193,13 +227,12 @@ fn push(kernel: &Kernel, lock: Address, shared: bool) {
     let _taken = ke::wait(kernel, &what, None, || {
         word(lock).fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok()
     });
-    kernel.locks().acquired(lock, kind(shared));
+    kernel.locks().acquired(lock, kind(shared), kernel.thread_object());
 }
 
 fn pull(kernel: &Kernel, lock: Address, shared: bool) {
-    let held = word(lock).load(Ordering::Relaxed);
-    let released = apcs_disabled(&rules::PUSH_LOCK_APCS_RELEASE, lock)
-        .and_then(|()| kernel.locks().releasing(lock, kind(shared), held != 0));
+    let released = apcs_enabled(&rules::PUSH_LOCK_RELEASE_APCS, lock)
+        .and_then(|()| kernel.locks().releasing(lock, kind(shared), kernel.thread_object()));
     kernel.settle(released, ());
     match shared {
         true => drop(word(lock).fetch_sub(SHARED, Ordering::Release)),
@@ -214,7 +247,8 @@ fn kind(shared: bool) -> Kind {
 
 /// `ExInitializePushLock`.
 pub extern "win64" fn ExInitializePushLock(PushLock: Address) {
-    enter!(ExInitializePushLock);
+    let kernel = enter!(ExInitializePushLock);
+    kernel.settle(kernel.locks().initializing(PushLock), ());
     word(PushLock).store(0, Ordering::Release);
 }
 

@@ -3,10 +3,12 @@
 
 use super::Kernel;
 use super::cpu::{self, Irql};
+use super::paging;
 use crate::image::Environment;
 
 /// What the fault handler plays.
-pub(super) const ENVIRONMENT: Environment = Environment { irql, set_irql, processor, shared };
+pub(super) const ENVIRONMENT: Environment =
+    Environment { irql, set_irql, processor, shared, bring_in: paging::bring_in_page };
 
 fn is_inside() -> bool {
     !cpu::kernel().is_null()

@@ -2,11 +2,11 @@
 #![expect(unsafe_code, reason = "moves driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
-use super::Kernel;
-use super::cpu::{self, Irql};
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
+use super::load::service_key;
 use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING};
+use super::{Kernel, zw};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -28,6 +28,34 @@ fn init_unicode_string(destination: Address, source: Address) -> Result<(), BadP
     let maximum = if source == 0 { 0 } else { length + 2 };
     let string = UNICODE_STRING { Length: length as u16, MaximumLength: maximum as u16, Buffer: source };
     foreign::write(destination, &string)
+}
+
+/// `RtlDeleteRegistryValue`, of an absolute path, a service's key or a handle's key.
+pub extern "win64" fn RtlDeleteRegistryValue(RelativeTo: u32, Path: Address, ValueName: Address) -> NTSTATUS {
+    /// `RTL_REGISTRY_ABSOLUTE`, `_SERVICES` and `_HANDLE` (`wdm.h`).
+    const ABSOLUTE: u32 = 0;
+    const SERVICES: u32 = 1;
+    const HANDLE: u32 = 0x4000_0000;
+    let kernel = enter!(RtlDeleteRegistryValue);
+    let delete = || {
+        let text = |at| foreign::read_wide(at).map(Option::unwrap_or_default);
+        let path = match RelativeTo {
+            ABSOLUTE => text(Path)?,
+            SERVICES => service_key(&text(Path)?),
+            HANDLE => match zw::key(&kernel, Path) {
+                Ok(path) => path,
+                Err(status) => return Ok(status),
+            },
+            _ => return Ok(Status::NOT_IMPLEMENTED),
+        };
+        let name = text(ValueName)?;
+        if kernel.registry().value(&path, &name).is_none() {
+            return Ok(Status::OBJECT_NAME_NOT_FOUND);
+        }
+        kernel.delete_value(&path, &name);
+        Ok::<_, BadPointer>(Status::SUCCESS)
+    };
+    kernel.settle(delete(), Status::UNSUCCESSFUL).0
 }
 
 /// `RtlGetVersion`. The structure's first member gives its size.
@@ -64,15 +92,6 @@ fn version(kernel: &Kernel, address: Address) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// Reports pageable memory at a level at which it cannot be brought in.
-fn touch<const N: usize>(kernel: &Kernel, accesses: [(Address, bool); N]) {
-    if cpu::irql() >= Irql::DISPATCH && kernel.pool().has_paged() {
-        for (address, write) in accesses {
-            kernel.settle(kernel.may_touch(address, write), ());
-        }
-    }
-}
-
 /// `memcpy`. Overlapping buffers are a breach.
 pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> Address {
     let kernel = enter!(memcpy);
@@ -82,7 +101,6 @@ pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> 
         let text = String::new();
         kernel.violate(Violation::new(&rules::MEMCPY_OVERLAP, parameters, text));
     }
-    touch(&kernel, [(_Src, false), (_Dst, true)]);
     // SAFETY: memory of the driver's choice. A bad pointer faults, and the guest
     // attributes the fault to the driver. `copy` permits overlap.
     unsafe { std::ptr::copy(_Src as *const u8, _Dst as *mut u8, _MaxCount) };
@@ -91,8 +109,7 @@ pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> 
 
 /// `memmove`.
 pub extern "win64" fn memmove(_Dst: Address, _Src: Address, _Size: usize) -> Address {
-    let kernel = enter!(memmove);
-    touch(&kernel, [(_Src, false), (_Dst, true)]);
+    enter!(memmove);
     // SAFETY: as in `memcpy`.
     unsafe { std::ptr::copy(_Src as *const u8, _Dst as *mut u8, _Size) };
     _Dst
@@ -100,8 +117,7 @@ pub extern "win64" fn memmove(_Dst: Address, _Src: Address, _Size: usize) -> Add
 
 /// `memset`.
 pub extern "win64" fn memset(_Dst: Address, _Val: i32, _Size: usize) -> Address {
-    let kernel = enter!(memset);
-    touch(&kernel, [(_Dst, true)]);
+    enter!(memset);
     // SAFETY: as in `memcpy`.
     unsafe { std::ptr::write_bytes(_Dst as *mut u8, _Val as u8, _Size) };
     _Dst
@@ -109,8 +125,7 @@ pub extern "win64" fn memset(_Dst: Address, _Val: i32, _Size: usize) -> Address 
 
 /// `memcmp`.
 pub extern "win64" fn memcmp(_Buf1: Address, _Buf2: Address, _Size: usize) -> i32 {
-    let kernel = enter!(memcmp);
-    touch(&kernel, [(_Buf1, false), (_Buf2, false)]);
+    enter!(memcmp);
     let byte = |address: Address, index| {
         let at = (address as *const u8).wrapping_add(index);
         // SAFETY: as in `memcpy`.

@@ -22,7 +22,7 @@ fn word<'a>(address: Address) -> &'a AtomicU32 {
 }
 
 fn acquire(kernel: &Kernel, address: Address, shared: bool) {
-    if let Err(violation) = kernel.locks().acquiring(address) {
+    if let Err(violation) = kernel.locks().acquiring(address, kind(shared)) {
         // The lock is not taken, even if the breach is tolerated.
         kernel.violate(violation);
         return;
@@ -36,12 +36,11 @@ fn acquire(kernel: &Kernel, address: Address, shared: bool) {
         backoff.wait(&|| format!("the spin lock at {address:#x}"));
         kernel.leave_if_stopped();
     }
-    kernel.locks().acquired(address, kind(shared));
+    kernel.locks().acquired(address, kind(shared), kernel.thread_object());
 }
 
 fn release(kernel: &Kernel, address: Address, shared: bool) {
-    let held = word(address).load(Ordering::Relaxed);
-    kernel.settle(kernel.locks().releasing(address, kind(shared), held != 0), ());
+    kernel.settle(kernel.locks().releasing(address, kind(shared), kernel.thread_object()), ());
     match shared {
         true => drop(word(address).fetch_sub(1, Ordering::Release)),
         false => word(address).store(0, Ordering::Release),
@@ -118,8 +117,9 @@ pub extern "win64" fn ExTryConvertSharedSpinLockExclusive(SpinLock: Address) -> 
     let order = Ordering::Acquire;
     let converted = word(SpinLock).compare_exchange(1, EXCLUSIVE, order, Ordering::Relaxed).is_ok();
     if converted {
-        kernel.settle(kernel.locks().releasing(SpinLock, Kind::SharedSpin, true), ());
-        kernel.locks().acquired(SpinLock, Kind::ExclusiveSpin);
+        let thread = kernel.thread_object();
+        kernel.settle(kernel.locks().releasing(SpinLock, Kind::SharedSpin, thread), ());
+        kernel.locks().acquired(SpinLock, Kind::ExclusiveSpin, thread);
     }
     u32::from(converted)
 }

@@ -9,6 +9,7 @@
 
 use super::cpu::Irql;
 use super::enter::enter;
+use super::fault;
 use super::foreign::{self, BadPointer};
 use super::guest::{Cause, Exception};
 use super::types::{Address, NTSTATUS};
@@ -92,10 +93,10 @@ impl Kernel {
 
     /// Raises an exception, which stops the machine if the driver does not handle it.
     pub(super) fn raise_or_stop(&self, status: Status, parameters: &[u64]) {
+        let caller = self.call_site();
         self.raise(status, parameters);
         let mut all = [0; 2];
         all.iter_mut().zip(parameters).for_each(|(to, from)| *to = *from);
-        let caller = self.guest().frames().first().copied().unwrap_or(0);
         // The bugcheck's parameters: the code, the address, and the exception's first two.
         let violation = match status {
             Status::ACCESS_VIOLATION => {
@@ -107,7 +108,7 @@ impl Kernel {
                     .with_fourth(all[1])
             }
         };
-        self.violate(violation);
+        self.violate(fault::in_thread(violation));
     }
 
     /// Raises the exception of an export that met a bad pointer of the driver, if Windows

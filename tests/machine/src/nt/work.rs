@@ -4,7 +4,9 @@
 //! Learn). A job may wait for another job. If a routine queues its own job again,
 //! both may run at the same time.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +15,21 @@ use super::{Kernel, threads};
 use crate::driver::DriverId;
 use crate::schedule::{Bell, Waited, closing};
 use crate::status::Status;
+
+thread_local! {
+    /// The work item whose routine runs on this thread.
+    static CURRENT: Cell<Address> = const { Cell::new(0) };
+}
+
+/// The work item whose routine runs on this thread; 0 for none.
+pub(super) fn current_item() -> Address {
+    CURRENT.get()
+}
+
+/// Sets the work item whose routine runs on this thread.
+pub(super) fn set_current_item(item: Address) {
+    CURRENT.set(item);
+}
 
 /// Begin of the names of the host threads that serve it.
 pub(super) const WORKER: &str = "worker ";
@@ -37,6 +54,8 @@ pub enum Job {
     },
     /// A `WORK_QUEUE_ITEM`.
     WorkQueueItem {
+        /// Its address.
+        item: Address,
         /// `WorkerRoutine`.
         routine: Address,
         /// `Parameter`.
@@ -132,6 +151,25 @@ impl WorkQueue {
     /// Number of a driver's `WORK_QUEUE_ITEM`s queued or running.
     pub fn bare(&self, driver: DriverId) -> usize {
         self.queue.state().all().filter(|(job, of)| *of == driver && job.is_bare()).count()
+    }
+
+    /// A `WORK_QUEUE_ITEM` in a range of memory that no worker has taken yet.
+    pub(super) fn queued_item_in(&self, memory: &Range<Address>) -> Option<Address> {
+        self.queue.state().jobs.iter().find_map(|(job, _)| match job {
+            Job::WorkQueueItem { item, .. } if memory.contains(item) => Some(*item),
+            _ => None,
+        })
+    }
+
+    /// The routine of a driver's last `WORK_QUEUE_ITEM` that is queued or runs; 0 if there
+    /// is none.
+    pub(super) fn bare_routine(&self, driver: DriverId) -> Address {
+        let state = self.queue.state();
+        let routines = state.all().filter_map(|(job, of)| match job {
+            Job::WorkQueueItem { routine, .. } if *of == driver => Some(*routine),
+            _ => None,
+        });
+        routines.last().unwrap_or(0)
     }
 
     /// Waits until no job is queued or running. `false` if `limit` expires first,

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::cpu::Irql;
 use super::enter::enter;
-use super::foreign;
+use super::foreign::{self, BadString};
 use super::information::{answer, key_information, value_information};
+use super::io;
 use super::ke;
 use super::objects::{Event, INVALID_HANDLE, Notice, Object};
 use super::registry::{Answered, RegistryValue, Watch};
 use super::types::{
-    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
+    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, UNICODE_STRING,
+    WORK_QUEUE_ITEM,
 };
 use super::work::Job;
 use super::{Kernel, Trouble, status};
@@ -30,8 +32,19 @@ pub(super) fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
     }
 }
 
+/// A string that Driver Verifier checks: the lengths are even, and in order.
 fn string(address: Address) -> Result<String, Trouble> {
-    foreign::read_unicode_string(address).map_err(|bad| Trouble::String(address, bad))
+    let text = foreign::read_unicode_string(address);
+    let odd = foreign::read::<UNICODE_STRING>(address).is_ok_and(|it| it.MaximumLength % 2 != 0);
+    match text {
+        Ok(text) if !odd => Ok(text),
+        Err(BadString::Pointer(bad)) => Err(bad.into()),
+        _ => {
+            let parameters = [Kernel::current().call_site(), address as u64, 0];
+            let text = format!("UNICODE_STRING at {address:#x}");
+            Err(Violation::new(&rules::MALFORMED_STRING, parameters, text).into())
+        }
+    }
 }
 
 /// `ZwOpenKey`.
@@ -221,6 +234,14 @@ pub extern "win64" fn ZwNotifyChangeKey(
     /// Every `REG_NOTIFY_*` bit (`winnt.h`).
     const FILTERS: u32 = 0x1000_000F;
     let bad_queue = ApcRoutine != 0 && !QUEUES.contains(&ApcContext);
+    if bad_queue {
+        let text = format!("ApcContext {ApcContext:#x}");
+        let parameters = [kernel.call_site(), ApcContext as u64, 0];
+        kernel.violate(Violation::new(&rules::NOTIFY_CONTEXT, parameters, text));
+    }
+    if ApcRoutine != 0 {
+        kernel.settle(io::resident_item(&kernel, ApcRoutine), ());
+    }
     let bad_filter = CompletionFilter == 0 || CompletionFilter & !FILTERS != 0;
     if bad_queue || bad_filter || Buffer != 0 || BufferSize != 0 {
         return Status::INVALID_PARAMETER.0;
@@ -311,9 +332,14 @@ pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
     }
     if notice.work_item != 0 {
         match foreign::read::<WORK_QUEUE_ITEM>(notice.work_item) {
-            Ok(item) => kernel
-                .work()
-                .push(Job::WorkQueueItem { routine: item.WorkerRoutine, parameter: item.Parameter }, driver),
+            Ok(item) => kernel.work().push(
+                Job::WorkQueueItem {
+                    item: notice.work_item,
+                    routine: item.WorkerRoutine,
+                    parameter: item.Parameter,
+                },
+                driver,
+            ),
             Err(bad) => kernel.condemn_driver(driver, kernel.bad_pointer(bad)),
         }
     }
@@ -436,7 +462,11 @@ fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
     let closed = kernel.objects().close(handle);
     if closed.is_none() {
         let text = format!("ZwClose of {handle:#x}");
-        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text));
+        return match kernel.is_closed_handle(handle) {
+            true => Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text)),
+            // A program's handle: the page names the status.
+            false => Ok(Status::INVALID_HANDLE),
+        };
     }
     let watches = kernel.registry().take_watches_of(handle);
     kernel.complete_watches(watches, status::NOTIFY_CLEANUP);

@@ -22,8 +22,7 @@ pub struct Rule {
     /// Bugcheck code; [`rules::LAB`] if Windows does not check the rule.
     pub code: u32,
     /// The parameter that selects the meaning of a code with several meanings. It
-    /// is the first parameter, except for [`rules::SPECIAL_POOL`], where it is the
-    /// fourth.
+    /// is the first parameter, except where [`Rule::place`] says otherwise.
     pub parameter: Option<u64>,
     /// What the driver did wrong, in words.
     pub text: &'static str,
@@ -31,15 +30,53 @@ pub struct Rule {
 
 impl Rule {
     /// Whether the rule is about what a driver leaves behind at its unload. The names
-    /// of these rules end alike.
+    /// of most of these rules end alike.
     pub fn is_about_leftovers(&self) -> bool {
-        self.id.ends_with("_LEFT") || self.id == rules::POOL_LEAK.id
+        self.id.ends_with("_LEFT")
+            || [rules::POOL_LEAK.id, rules::MDL_PAGES_LEFT_LOCKED.id].contains(&self.id)
     }
 
     /// Whether the rule is about the IRQL of a call or of a return.
     pub fn is_about_irql(&self) -> bool {
         self.id.contains("IRQL")
     }
+
+    /// The place of [`Rule::parameter`] among the four parameters.
+    pub fn place(&self) -> usize {
+        match self.code {
+            rules::SPECIAL_POOL | rules::INVALID_KERNEL_HANDLE => 3,
+            _ => 0,
+        }
+    }
+
+    /// The option of Driver Verifier that checks the rule, as a bit of its flags
+    /// ("Driver Verifier options", Microsoft Learn). 0 if the rule needs no option that
+    /// the standard flags lack.
+    pub fn option(&self) -> u32 {
+        match (self.code, self.parameter) {
+            (0xC4, Some(0x2000..=0x2005)) => option::CODE_INTEGRITY,
+            (0xC4, Some(0x4_0003 | 0x4_0007 | 0x4_000A)) => option::DDI_ADDITIONAL,
+            (0xC4, Some(0x2_0000..0x10_0000)) => option::DDI,
+            (0xC4, Some(0x1010 | 0x1011)) => option::INVARIANT_MDL,
+            _ => 0,
+        }
+    }
+}
+
+/// Options of Driver Verifier ("Driver Verifier command syntax", Microsoft Learn).
+pub mod option {
+    /// Invariant MDL checking for the driver stack.
+    pub const INVARIANT_MDL: u32 = 0x1000;
+    /// DDI compliance checking.
+    pub const DDI: u32 = 0x2_0000;
+    /// DDI compliance checking (additional).
+    pub const DDI_ADDITIONAL: u32 = 0x8_0000;
+    /// Code integrity checking.
+    pub const CODE_INTEGRITY: u32 = 0x200_0000;
+    /// What `verifier /standard` sets: special pool, force IRQL checking, pool tracking,
+    /// I/O verification, deadlock detection, DMA and security checks, miscellaneous
+    /// checks and DDI compliance checking.
+    pub const STANDARD: u32 = 0x2_09BB;
 }
 
 /// A detected breach that is not reported yet.
@@ -48,6 +85,8 @@ impl Rule {
 pub struct Violation {
     /// The rule that was broken.
     pub rule: &'static Rule,
+    /// Bugcheck code: the rule's, unless the place of the breach changes it.
+    pub code: u32,
     /// The other parameters of the bugcheck, in order, without the rule's own.
     pub parameters: [u64; 3],
     /// The fourth parameter, for rules without a parameter of their own.
@@ -59,7 +98,12 @@ pub struct Violation {
 impl Violation {
     /// A breach of `rule`.
     pub fn new(rule: &'static Rule, parameters: [u64; 3], detail: impl Into<String>) -> Self {
-        Self { rule, parameters, fourth: 0, detail: detail.into() }
+        Self { rule, code: rule.code, parameters, fourth: 0, detail: detail.into() }
+    }
+
+    /// A breach of a DDI compliance rule: the bugcheck has the address of the rule's text.
+    pub fn of_ddi(rule: &'static Rule, detail: impl Into<String>) -> Self {
+        Self::new(rule, [rule.text.as_ptr().expose_provenance() as u64, 0, 0], detail)
     }
 
     /// Sets the fourth parameter.
@@ -67,11 +111,25 @@ impl Violation {
         Self { fourth, ..self }
     }
 
+    /// Gives an unhandled exception the code that Windows has for it in a thread of the
+    /// system: the parameters are the exception's code and address, and the addresses of
+    /// the exception record and the context, which the lab does not make.
+    pub fn in_system_thread(self) -> Self {
+        const SYSTEM_THREAD_EXCEPTION: u32 = 0x7E;
+        if self.rule.code != rules::KMODE_EXCEPTION {
+            return self;
+        }
+        let [first, second, _] = self.parameters;
+        // A rule for any exception has the exception's code among its parameters.
+        let parameters = if self.rule.parameter.is_some() { [first, 0, 0] } else { [first, second, 0] };
+        Self { code: SYSTEM_THREAD_EXCEPTION, parameters, fourth: 0, ..self }
+    }
+
     /// The four parameters, as the bugcheck screen shows them.
     pub fn bugcheck_parameters(&self) -> [u64; 4] {
         let [a, b, c] = self.parameters;
         match self.rule.parameter {
-            Some(last) if self.rule.code == rules::SPECIAL_POOL => [a, b, c, last],
+            Some(last) if self.rule.place() == 3 => [a, b, c, last],
             Some(first) => [first, a, b, c],
             None => [a, b, c, self.fourth],
         }
@@ -84,7 +142,7 @@ impl fmt::Display for Violation {
         write!(
             f,
             "{} {:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {}: {}",
-            self.rule.id, self.rule.code, self.rule.text, self.detail
+            self.rule.id, self.code, self.rule.text, self.detail
         )
     }
 }
@@ -102,15 +160,33 @@ pub struct Finding {
 }
 
 /// The findings of one kernel, and the rules it tolerates.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Verifier {
+    /// The options that are on: bits of [`option`].
+    flags: u32,
     findings: Mutex<Vec<Finding>>,
     /// Findings of rules that are advice.
     advice: Mutex<Vec<Finding>>,
     tolerated: Mutex<BTreeSet<&'static str>>,
 }
 
+impl Default for Verifier {
+    fn default() -> Self {
+        Self::new(option::STANDARD)
+    }
+}
+
 impl Verifier {
+    /// A verifier with these options, bits of [`option`].
+    pub fn new(flags: u32) -> Self {
+        Self { flags, findings: Mutex::default(), advice: Mutex::default(), tolerated: Mutex::default() }
+    }
+
+    /// Whether the option that checks the rule is on. If not, a breach is a warning.
+    pub fn checks(&self, rule: &Rule) -> bool {
+        self.flags & rule.option() == rule.option()
+    }
+
     /// Reports breaches of `rule` from now on, but does not stop the machine.
     pub fn tolerate(&self, rule: &'static Rule) {
         lock(&self.tolerated).insert(rule.id);
@@ -139,7 +215,8 @@ impl Verifier {
             }
             return false;
         }
-        let fatal = !lock(&self.tolerated).contains(finding.violation.rule.id);
+        let rule = finding.violation.rule;
+        let fatal = self.checks(rule) && !lock(&self.tolerated).contains(rule.id);
         lock(&self.findings).push(finding);
         fatal
     }
@@ -191,6 +268,18 @@ mod tests {
         assert!(!verifier.report(finding(&rules::POOL_DOUBLE_FREE)));
         assert!(verifier.report(finding(&rules::POOL_BAD_FREE)));
         assert_eq!(verifier.findings().len(), 3);
+    }
+
+    #[test]
+    fn a_rule_whose_option_is_off_is_a_warning() {
+        let finding = || {
+            let violation = Violation::new(&rules::POOL_EXECUTABLE, [0; 3], "");
+            Finding { violation, driver: "".into(), stack: Vec::new() }
+        };
+        let standard = Verifier::default();
+        assert!(!standard.report(finding()));
+        assert_eq!(standard.findings().len(), 1);
+        assert!(Verifier::new(option::STANDARD | option::CODE_INTEGRITY).report(finding()));
     }
 
     #[test]

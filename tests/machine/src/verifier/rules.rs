@@ -14,6 +14,12 @@ pub const LAB: u32 = 0x4C41_4200;
 /// `SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION`. Its meaning is in the last parameter.
 pub const SPECIAL_POOL: u32 = 0xC1;
 
+/// `INVALID_KERNEL_HANDLE`. The last parameter tells its two meanings.
+pub const INVALID_KERNEL_HANDLE: u32 = 0x93;
+
+/// `KMODE_EXCEPTION_NOT_HANDLED`. In a thread of the system it is 0x7E.
+pub const KMODE_EXCEPTION: u32 = 0x1E;
+
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident = $code:expr, $parameter:expr, $text:literal;)*) => {
         $(
@@ -40,43 +46,67 @@ rules! {
     POOL_FREE_PAGED_IRQL = 0xC4, Some(0x11), "paged pool freed above APC_LEVEL";
     POOL_FREE_IRQL = 0xC4, Some(0x12), "nonpaged pool freed above DISPATCH_LEVEL";
     POOL_DOUBLE_FREE = 0xC4, Some(0x13), "freed pool that was already freed";
+    POOL_IRP_FREED = 0xC4, Some(0x105), "freed a request with ExFreePool";
+    POOL_WORK_ITEM_FREED = 0xE4, Some(0), "freed pool that holds a queued work item";
+    POOL_RESOURCE_FREED = 0xC4, Some(0xD2), "freed pool that holds an initialized ERESOURCE";
     POOL_LEAK = 0xC4, Some(0x62), "unloading with pool allocations not freed";
     POOL_EXECUTABLE = 0xC4, Some(0x2000), "executable pool requested";
     POOL_UNDERRUN = SPECIAL_POOL, Some(0x23), "bytes before a pool block were overwritten";
     POOL_OVERRUN = SPECIAL_POOL, Some(0x24), "bytes after the end of a pool block were overwritten";
     POOL_WRONG_TAG = 0xC2, Some(0x0A), "freed pool with a tag that is not the block's";
+    POOL_BAD_TAG = 0xC2, Some(0x9D), "pool allocated with a tag without letters and digits";
+    POOL_DEFAULT_TAG = LAB, None, "pool allocated with the default tag of wdm.h, ' mdW' or ' kdD'";
     POOL_ZERO_TAG = 0xC2, Some(0x9B), "pool allocated with a tag of zero";
-    POOL_RAISE = 0x1E, Some(0xC000_009A), "an allocation failure raised an unhandled exception";
-    POOL_BAD_FLAGS = LAB, None, "POOL_FLAGS with no pool type, several, or unknown required bits";
+    POOL_RAISE = KMODE_EXCEPTION, Some(0xC000_009A), "an allocation failure raised an unhandled exception";
 
     // Memory that a driver passes or accesses.
     FREED_POOL_ACCESS = 0xD5, None, "accessed freed pool";
     BEYOND_POOL_ACCESS = 0xD6, None, "accessed memory beyond a pool block";
+    /// As the two above, when a function of the system touches it for the driver.
+    FREED_POOL_TOUCHED = 0xCC, None, "passed freed pool to a function of the system";
+    BEYOND_POOL_TOUCHED = 0xCD, None, "passed memory beyond a pool block to a function of the system";
+    PAGEABLE_TOUCHED = 0x0A, None, "passed pageable or invalid memory to a function of the system at DISPATCH_LEVEL or above";
+    PAGEABLE_CODE = 0xD3, None, "ran or accessed a pageable section of the driver at DISPATCH_LEVEL or above";
     BAD_POINTER = 0x50, None, "used a pointer to unmapped memory";
-    PAGEABLE_RAISED = 0x0A, None, "a kernel function accessed pageable memory at DISPATCH_LEVEL or above";
-    BAD_POINTER_RAISED = 0xD1, None, "accessed unmapped memory at DISPATCH_LEVEL or above";
+    BAD_POINTER_RAISED = 0xD1, None, "accessed pageable or invalid memory at DISPATCH_LEVEL or above";
     READ_ONLY_WRITE = 0xBE, None, "wrote to read-only memory";
     EXECUTE_DATA = 0xFC, None, "ran memory that is not executable";
     UNLOADED_CODE = 0xCE, None, "code of an unloaded driver was called, or can still be called";
-    MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
+    MALFORMED_STRING = 0xC4, Some(0xE4), "passed a Zw function a malformed UNICODE_STRING";
+    /// Windows checks only the strings of Zw functions.
+    MALFORMED_STRING_ELSEWHERE = LAB, None, "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
-    MDL_PAGEABLE = LAB, None, "MmBuildMdlForNonPagedPool for pageable memory";
-    PROBE_MDL_FLAGS = 0xC4, Some(0xB0), "MmProbeAndLockPages for an MDL with incorrect flags";
-    UNLOCK_NOT_LOCKED = 0xC4, Some(0x7C), "MmUnlockPages for an MDL whose pages are not locked";
-    UNLOCK_NONPAGED = 0xC4, Some(0x7D), "MmUnlockPages for an MDL of nonpaged pool";
-    LOCKED_PAGES_LEFT = 0xCB, None, "left pages locked";
+
+    // Memory descriptor lists.
+    MDL_PAGEABLE = 0xC4, Some(0x7F), "MmBuildMdlForNonPagedPool for pageable memory";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
+    MDL_LOCK_IRQL = 0xC4, Some(0x70), "MmProbeAndLockPages called above DISPATCH_LEVEL";
+    MDL_UNLOCK_IRQL = 0xC4, Some(0x78), "MmUnlockPages called above DISPATCH_LEVEL";
+    MDL_ALLOCATE_IRQL = 0xC4, Some(0x7E), "pages of an MDL allocated or freed above DISPATCH_LEVEL";
+    MDL_NOT_LOCKED = 0xC4, Some(0x7C), "MmUnlockPages for an MDL whose pages are not locked";
+    MDL_NONPAGED_UNLOCKED = 0xC4, Some(0x7D), "MmUnlockPages for an MDL of nonpaged pool";
+    MDL_LOCKED_AGAIN = 0xC4, Some(0xB0), "MmProbeAndLockPages for an MDL that is locked, partial, or of nonpaged pool";
+    MDL_MAPPED_TWICE = 0xC4, Some(0xB2), "mapped an MDL that is mapped to a system address";
+    MDL_MAPPED_UNLOCKED = 0xC4, Some(0xB3), "mapped an MDL whose pages are not locked";
+    MDL_PARTIAL_UNLOCKED = 0xC4, Some(0xB4), "MmUnlockPages for a partial MDL";
+    MDL_PARTIAL_UNMAPPED = 0xC4, Some(0xB5), "MmUnmapLockedPages for a partial MDL that is not mapped by itself";
+    MDL_NOT_MAPPED = 0xC4, Some(0xB6), "MmUnmapLockedPages for an MDL that is not mapped";
+    MDL_FREED_MAPPED = 0xC4, Some(0xB8), "IoFreeMdl for an MDL that is still mapped";
+    MDL_PAGES_LEFT_LOCKED = 0xCB, None, "unloaded with pages of an MDL locked";
+    MDL_EXECUTABLE_MAPPING = 0xC4, Some(0x2002), "mapped an MDL executable: without MdlMappingNoExecute";
+    MDL_EXECUTABLE_PROTECTION = 0xC4, Some(0x2001), "made the mapping of an MDL executable";
+    MDL_INVARIANT = 0xC4, Some(0x1010), "changed the buffer of a write request";
 
     USER_BUFFER_CONTEXT = LAB, None, "accessed a program's buffer in the context of another process";
     USER_BUFFER_DIRECT = LAB, None, "used UserBuffer of a request with direct I/O";
 
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
     // first parameter.
-    ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
-    UNHANDLED_EXCEPTION = 0x1E, None, "raised an exception that no handler took";
-    ILLEGAL_INSTRUCTION = 0x1E, Some(0xC000_001D), "ran an illegal instruction";
-    DIVIDE_BY_ZERO = 0x1E, Some(0xC000_0094), "divided by zero";
-    BREAKPOINT = 0x1E, Some(0x8000_0003), "ran into a breakpoint";
+    ACCESS_VIOLATION = KMODE_EXCEPTION, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
+    UNHANDLED_EXCEPTION = KMODE_EXCEPTION, None, "raised an exception that no handler took";
+    ILLEGAL_INSTRUCTION = KMODE_EXCEPTION, Some(0xC000_001D), "ran an illegal instruction";
+    DIVIDE_BY_ZERO = KMODE_EXCEPTION, Some(0xC000_0094), "divided by zero";
+    BREAKPOINT = KMODE_EXCEPTION, Some(0x8000_0003), "ran into a breakpoint";
     STACK_OVERFLOW = 0x7F, Some(8), "double fault: the kernel stack is exhausted";
     FAST_FAIL = 0x139, None, "__fastfail: a security check failed";
     /// Windows can run it; the lab runs the driver in ring 3.
@@ -90,50 +120,97 @@ rules! {
     RELEASE_SPIN_LOCK_IRQL = 0xC4, Some(0x32), "KeReleaseSpinLock called at an IRQL other than DISPATCH_LEVEL";
     ACQUIRE_FAST_MUTEX_IRQL = 0xC4, Some(0x33), "fast mutex acquired above APC_LEVEL";
     RELEASE_FAST_MUTEX_IRQL = 0xC4, Some(0x34), "fast mutex released at an IRQL other than APC_LEVEL";
+    RELEASE_QUEUED_LOCK_IRQL = 0xC4, Some(0x35), "in-stack queued spin lock released at an IRQL other than DISPATCH_LEVEL";
+    ACQUIRE_UNSAFE_MUTEX_IRQL = 0xC4, Some(0x39), "fast mutex acquired unsafe with APCs enabled";
+    RELEASE_UNSAFE_MUTEX_IRQL = 0xC4, Some(0x3A), "fast mutex released unsafe with APCs enabled";
+    ENTER_CRITICAL_REGION_IRQL = 0xC4, Some(0x11A), "KeEnterCriticalRegion called above APC_LEVEL";
+    LEAVE_CRITICAL_REGION_IRQL = 0xC4, Some(0x11B), "KeLeaveCriticalRegion called above APC_LEVEL";
     ACQUIRE_AT_DPC_IRQL = 0xC4, Some(0x40), "KeAcquireSpinLockAtDpcLevel called below DISPATCH_LEVEL";
     RELEASE_FROM_DPC_IRQL = 0xC4, Some(0x41), "KeReleaseSpinLockFromDpcLevel called below DISPATCH_LEVEL";
     ACQUIRE_SPIN_LOCK_IRQL = 0xC4, Some(0x42), "KeAcquireSpinLock called above DISPATCH_LEVEL";
     MAP_MDL_IRQL = 0xC4, Some(0x76), "MmMapLockedPagesSpecifyCache called above DISPATCH_LEVEL";
+    MAP_MDL_USER_IRQL = 0xC4, Some(0x77), "MmMapLockedPagesSpecifyCache called for user mode above APC_LEVEL";
+    UNMAP_MDL_USER_IRQL = 0xC4, Some(0x7A), "MmUnmapLockedPages called for user mode above APC_LEVEL";
     UNMAP_MDL_IRQL = 0xC4, Some(0x79), "MmUnmapLockedPages called above DISPATCH_LEVEL";
-    PROBE_MDL_IRQL = 0xC4, Some(0x70), "MmProbeAndLockPages called above DISPATCH_LEVEL";
-    UNLOCK_MDL_IRQL = 0xC4, Some(0x78), "MmUnlockPages called above DISPATCH_LEVEL";
     SET_EVENT_IRQL = 0xC4, Some(0x80), "KeSetEvent called at too high an IRQL";
     WAIT_ABOVE_DISPATCH = 0xC4, Some(0x120), "waited above DISPATCH_LEVEL";
     WAIT_FOREVER_AT_DISPATCH = 0xC4, Some(0x121), "waited at DISPATCH_LEVEL without a timeout";
     WAIT_AT_DISPATCH = 0xC4, Some(0x122), "waited at DISPATCH_LEVEL with a timeout other than zero";
+    WAIT_ON_STACK = 0xC4, Some(0x123), "waited in user mode for an object on the kernel stack";
     API_IRQL = 0xC4, Some(0xE5), "kernel API called at an incorrect IRQL";
-    ZW_IRQL = 0xC4, Some(0xE6), "Zw API called above PASSIVE_LEVEL";
+    ZW_IRQL = 0xC4, Some(0xE6), "Zw API called above PASSIVE_LEVEL, or with special kernel APCs disabled";
+    /// Windows does not check the level of functions outside the kernel.
+    CALL_IRQL = LAB, None, "function of the filter engine, NDIS, ETW or the framework called at an IRQL that its page excludes";
     WORKER_IRQL = 0xE1, None, "a worker routine returned at an IRQL other than PASSIVE_LEVEL";
+    /// The lab counts calls at DISPATCH_LEVEL instead of clock ticks.
+    DPC_WATCHDOG = 0x133, Some(1), "stayed at DISPATCH_LEVEL or above for too long";
     /// Windows checks only dispatch routines and worker routines.
     IRQL_CHANGED = LAB, None, "returned at another IRQL than it was called at";
+    DISPATCH_IRQL_CHANGED = 0xC9, Some(0x12), "a dispatch routine returned at another IRQL than it was called at";
+
+    // DDI compliance: the functions are those whose pages name the rule
+    // (`req.ddi-compliance`); `exports::compliance` has them.
+    DDI_IRQL_DISPATCH = 0xC4, Some(0x2_0003), "IrqlDispatch: called at another IRQL than DISPATCH_LEVEL";
+    DDI_IRQL_EX_ALLOCATE_POOL = 0xC4, Some(0x2_0004), "IrqlExAllocatePool: pool allocated at a level that excludes its type";
+    DDI_IRQL_EX_APC_LTE_1 = 0xC4, Some(0x2_0005), "IrqlExApcLte1: fast mutex acquired above APC_LEVEL";
+    DDI_IRQL_EX_APC_LTE_2 = 0xC4, Some(0x2_0006), "IrqlExApcLte2: executive function called above APC_LEVEL";
+    DDI_IRQL_EX_APC_LTE_3 = 0xC4, Some(0x2_0007), "IrqlExApcLte3: resource function called above APC_LEVEL";
+    DDI_IRQL_EX_PASSIVE = 0xC4, Some(0x2_0008), "IrqlExPassive: executive function called above PASSIVE_LEVEL";
+    DDI_IRQL_IO_APC_LTE = 0xC4, Some(0x2_0009), "IrqlIoApcLte: function of the I/O manager called above APC_LEVEL";
+    DDI_IRQL_IO_PASSIVE_1 = 0xC4, Some(0x2_000A), "IrqlIoPassive1: function of the I/O manager called above PASSIVE_LEVEL";
+    DDI_IRQL_IO_PASSIVE_3 = 0xC4, Some(0x2_000C), "IrqlIoPassive3: function of the I/O manager called above PASSIVE_LEVEL";
+    DDI_IRQL_IO_PASSIVE_4 = 0xC4, Some(0x2_000D), "IrqlIoPassive4: function of the I/O manager called above PASSIVE_LEVEL";
+    DDI_IRQL_KE_APC_LTE_1 = 0xC4, Some(0x2_000F), "IrqlKeApcLte1: kernel function called above APC_LEVEL";
+    DDI_IRQL_KE_APC_LTE_2 = 0xC4, Some(0x2_0010), "IrqlKeApcLte2: kernel function called above APC_LEVEL";
+    DDI_IRQL_KE_DISPATCH_LTE = 0xC4, Some(0x2_0011), "IrqlKeDispatchLte: kernel function called above DISPATCH_LEVEL";
+    DDI_IRQL_KE_RELEASE_SPIN_LOCK = 0xC4, Some(0x2_0015), "IrqlKeReleaseSpinLock: called at another IRQL than DISPATCH_LEVEL";
+    DDI_IRQL_KE_SET_EVENT = 0xC4, Some(0x2_0016), "IrqlKeSetEvent: called above DISPATCH_LEVEL, or above APC_LEVEL with Wait TRUE";
+    DDI_IRQL_MM_APC_LTE = 0xC4, Some(0x2_0019), "IrqlMmApcLte: function of the memory manager called above APC_LEVEL";
+    DDI_IRQL_OB_PASSIVE = 0xC4, Some(0x2_001B), "IrqlObPassive: ObReferenceObjectByHandle called above PASSIVE_LEVEL";
+    DDI_IRQL_PS_PASSIVE = 0xC4, Some(0x2_001C), "IrqlPsPassive: process function called above PASSIVE_LEVEL";
+    DDI_IRQL_RETURN = 0xC4, Some(0x2_001D), "IrqlReturn: a dispatch routine returned at another IRQL than it was called at";
+    DDI_IRQL_RTL_PASSIVE = 0xC4, Some(0x2_001E), "IrqlRtlPassive: RtlDeleteRegistryValue called above PASSIVE_LEVEL";
+    DDI_IRQL_ZW_PASSIVE = 0xC4, Some(0x2_001F), "IrqlZwPassive: Zw function called above PASSIVE_LEVEL";
+    DDI_CRITICAL_REGIONS = 0xC4, Some(0x4_0003), "CriticalRegions: a dispatch routine returned inside a critical region, or left one that it was not in";
+    DDI_QUEUED_SPIN_LOCK = 0xC4, Some(0x4_0006), "QueuedSpinLock: an in-stack queued spin lock acquired twice, or held at the end of a dispatch routine";
+    DDI_QUEUED_SPIN_LOCK_RELEASE = 0xC4, Some(0x4_0007), "QueuedSpinLockRelease: an in-stack queued spin lock released that is not held";
+    DDI_SPIN_LOCK = 0xC4, Some(0x4_0009), "SpinLock: a spin lock acquired twice, or held at the end of a dispatch routine";
+    DDI_SPIN_LOCK_RELEASE = 0xC4, Some(0x4_000A), "SpinlockRelease: a spin lock released that is not held";
+    DDI_GUARDED_REGIONS = 0xC4, Some(0x4_000E), "GuardedRegions: a guarded region was left that was not entered, or not left";
 
     // Thread state that a routine must restore before it returns.
     WORKER_APCS_DISABLED = 0x01, None, "a worker routine returned with kernel APCs disabled";
     /// Windows checks only worker routines and system calls.
     APCS_DISABLED = LAB, None, "returned without balancing its critical regions";
     EVENT_WITHOUT_WAIT = LAB, None, "called KeSetEvent with Wait TRUE and did not wait at once";
-    CRITICAL_REGION_UNDERFLOW = LAB, None, "left a critical region that was not entered";
+    DISPATCH_APCS_DISABLED = 0xC4, Some(0xC5), "a dispatch routine changed the thread's APC disable count";
+    CRITICAL_REGION_UNDERFLOW = 0xC4, Some(0x3E), "left a critical region that was not entered";
     AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, with another processor affinity than before";
     PRIORITY_CHANGED = LAB, None, "a routine returned with another priority of its thread";
 
     // Locks: Verifier's deadlock detection.
     SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that the thread already holds";
     LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks in another order than before";
-    LOCK_UNINITIALIZED = 0xC4, Some(0x1002), "acquired a lock that was not initialized";
-    LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks out of order";
+    LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released locks in another order than the reverse of their acquisition";
+    LOCK_NOT_INITIALIZED = 0xC4, Some(0x1002), "acquired a lock that was not initialized";
+    LOCK_INITIALIZED_HELD = 0xC4, Some(0x1005), "initialized a lock that a thread holds";
+    LOCK_WRONG_ACQUIRE = 0xC4, Some(0x1008), "acquired a lock with a function for another kind of lock";
+    LOCK_WRONG_RELEASE = 0xC4, Some(0x1009), "released a lock with a function for another kind of lock";
+    LOCK_THREAD_ENDED = 0xC4, Some(0x100A), "a thread ended with a lock";
+    LOCK_FREED_HELD = 0xC4, Some(0x100B), "freed memory with a lock that a thread holds";
     LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that another thread holds";
     LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that no thread holds";
-    LOCK_MISMATCHED = 0xC4, Some(0x1009), "released a lock with a function for another way to hold it";
-    RESOURCE_APCS_ACQUIRE = 0xC4, Some(0x37), "acquired a resource with kernel APCs enabled";
-    RESOURCE_APCS_RELEASE = 0xC4, Some(0x38), "released a resource with kernel APCs enabled";
-    RESOURCE_AGAIN = 0xC4, Some(0xD0), "initialized a resource again";
-    RESOURCE_UNKNOWN = 0xC4, Some(0xD1), "deleted a resource that is not initialized";
-    RESOURCE_FREED = 0xC4, Some(0xD2), "freed memory that holds an active resource";
-    PUSH_LOCK_APCS_ACQUIRE = 0xC4, Some(0xEA), "acquired a push lock with kernel APCs enabled";
-    PUSH_LOCK_APCS_RELEASE = 0xC4, Some(0xEB), "released a push lock with kernel APCs enabled";
     LOCK_PAGEABLE = 0xC4, Some(0xE1), "a synchronization object in pageable memory";
     SPIN_LOCK_LEVEL = LAB, None, "released a spin lock to another level than it was acquired at";
     EVENT_UNINITIALIZED = LAB, None, "used an event that was not initialized";
+    RESOURCE_ACQUIRE_APCS = 0xC4, Some(0x37), "acquired a resource with APCs enabled";
+    RESOURCE_RELEASE_APCS = 0xC4, Some(0x38), "released a resource with APCs enabled";
+    RESOURCE_UNALIGNED = 0xC4, Some(0x3D), "acquired a resource at an unaligned address";
+    RESOURCE_INITIALIZED_AGAIN = 0xC4, Some(0xD0), "initialized a resource that is initialized";
+    RESOURCE_NOT_INITIALIZED = 0xC4, Some(0xD1), "deleted a resource that is not initialized";
+    RESOURCE_NOT_OWNED = 0xE3, None, "released a resource that the thread does not hold";
+    PUSH_LOCK_ACQUIRE_APCS = 0xC4, Some(0xEA), "acquired a push lock with APCs enabled";
+    PUSH_LOCK_RELEASE_APCS = 0xC4, Some(0xEB), "released a push lock with APCs enabled";
     SPIN_LOCK_HELD = LAB, None, "returned while holding a lock";
     RUNDOWN_UNDERFLOW = LAB, None, "rundown protection released more often than acquired";
     CALLBACK_DEADLOCK = LAB, None, "unsubscribed from BFE changes inside the callback";
@@ -148,11 +225,26 @@ rules! {
     DPC_QUEUED = 0xC7, Some(1), "freed memory that holds a queued DPC";
     DPC_ROUTINE_ACTIVE = 0xC7, Some(2), "unloaded the routine of a DPC that can still run";
     DPC_PROCESSOR = 0xC7, Some(3), "a DPC for a processor that does not exist";
+    DPC_APCS_CHANGED = 0xC7, Some(4), "a DPC routine changed the thread's APC disable count";
     WAIT_OBJECTS = 0x0C, None, "waited for no objects, or for too many";
 
     // Objects.
-    REFERENCE_BAD_HANDLE = 0xC4, Some(0x3C), "ObReferenceObjectByHandle with a bad handle";
-    BAD_HANDLE = 0x93, None, "used a handle that is not open";
+    BAD_HANDLE = INVALID_KERNEL_HANDLE, Some(0), "closed a kernel handle that is not open";
+    HANDLE_NOT_OPEN = INVALID_KERNEL_HANDLE, Some(1), "used a kernel handle that is not open";
+    /// FwpmEngineOpen0 gives handles of its own.
+    ENGINE_HANDLE = LAB, None, "used a handle of the filter engine that is not open";
+    REFERENCE_BAD_HANDLE = 0xC4, Some(0x3C), "passed ObReferenceObjectByHandle a handle that is not open";
+    REFERENCE_NULL_HANDLE = 0xC4, Some(0xF5), "passed ObReferenceObjectByHandle a NULL handle";
+    REFERENCE_USER_HANDLE = 0xC4, Some(0xF6), "referenced a program's handle in kernel mode";
+    REFERENCE_KERNEL_HANDLE = 0xC4, Some(0xF7), "referenced a kernel handle in user mode in the system process";
+    REFERENCE_COUNT = 0xC4, Some(0x3F), "referenced or dereferenced an object without references";
+    NOTIFY_CONTEXT = 0xC4, Some(0xFC), "passed ZwNotifyChangeKey an ApcContext that is no work queue";
+    KERNEL_USER_ADDRESS = 0xC4, Some(0xE0), "passed a kernel function a program's address";
+    ZW_USER_ADDRESS = 0xC4, Some(0xE3), "passed a Zw function a program's address";
+    WORK_ITEM_PAGEABLE = 0xC4, Some(0x131), "queued a work item in pageable memory";
+    WORK_ITEM_OBJECT = 0xE4, Some(3), "allocated a work item for what is no device or driver object";
+    WORK_ITEM_QUEUE = 0xE4, Some(6), "queued a work item with an invalid queue type";
+    WORK_ITEM_ROUTINE = 0xE4, Some(7), "queued a work item with an invalid routine";
     WORK_ITEM_QUEUED_TWICE = 0xE4, Some(1), "an active work item was queued";
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
     ERROR_LOG_ENTRY = LAB, None, "wrote an error log entry with wrong sizes or strings, or without a message";
@@ -167,12 +259,25 @@ rules! {
     IRP_CANCEL_ROUTINE_SET = 0xC9, Some(0x07), "completed a request whose cancel routine is set";
     IRP_NOT_MARKED_PENDING = 0xC9, Some(0x23D), "returned STATUS_PENDING without IoMarkIrpPending";
     IRP_MARKED_PENDING = 0xC9, Some(0x23E), "called IoMarkIrpPending and returned another status";
+    IRP_COMPLETION_IRQL = 0xC9, Some(0x0E), "completed a request above DISPATCH_LEVEL";
+    IRP_STATUS_DIFFERS = 0xC9, Some(0x224), "a dispatch routine returned another status than it completed the request with";
+    IRP_STATUS_ILLEGAL = 0xC9, Some(0x225), "a dispatch routine returned the illegal status 0xFFFFFFFF";
+    DEVICE_DELETED_TWICE = 0xC9, Some(0x240), "deleted a device object that was deleted";
+    DEVICE_BOTH_IO = 0xC9, Some(0x245), "a device object has DO_BUFFERED_IO and DO_DIRECT_IO";
+    REMOVE_LOCK_TAG = 0xC4, Some(0xD5), "released a remove lock with a tag that it was not acquired with";
+    REMOVE_LOCK_WAIT_TAG = 0xC4, Some(0xD6), "waited for a remove lock with a tag that it was not acquired with";
+    REMOVE_LOCK_AGAIN = 0xC4, Some(0xD7), "initialized a remove lock that is initialized";
     IRP_NOT_CANCELLED = 0xC4, Some(0x135), "a cancelled request was not completed in time";
-    IRP_NOT_COMPLETED = LAB, None, "returned from a dispatch routine without completing or pending the request";
-    /// Windows copies what lies behind the buffer to the program.
-    IRP_INFORMATION = LAB, None, "completed a buffered request with more information than its output buffer has";
+    IRP_NOT_COMPLETED = 0xC9, Some(0x226), "returned from a dispatch routine without completing or pending the request";
+    /// Windows would copy what lies behind the buffer to the program.
+    IRP_INFORMATION = 0xC9, Some(0x312), "completed a buffered request with more information than its output buffer has";
 
     // The Kernel-Mode Driver Framework's own checks.
+    WDF_BUFFER_REFERENCED = 0x10D, Some(0x3), "completed a request whose buffers the driver has references to";
+    WDF_LOCK_HELD = 0x10D, Some(0x2), "acquired a lock of the framework that the thread holds";
+    WDF_LOCK_MISUSED = 0x10D, Some(0xB), "released a spin lock of the framework that another thread holds";
+    WDF_IRQL_CHANGED = 0x10D, Some(0xE), "a callback of the framework returned at another IRQL";
+    WDF_CRITICAL_REGION = 0x10D, Some(0xF), "a callback of the framework returned inside a critical region";
     WDF_NULL_PARAMETER = 0x10D, Some(0x4), "passed NULL to the framework where it needs a value";
     WDF_BAD_HANDLE = 0x10D, Some(0x5), "passed the framework a handle of the wrong type or of a deleted object";
     WDF_REQUEST_ERROR = 0x10D, Some(0x6), "used a request of the framework in a state that does not permit it";

@@ -26,6 +26,11 @@ const VERSION: (u32, u32) = (9, 400);
 const CALL: u64 = 0x22_2000;
 const ADDRESSES: u64 = 0x22_2004;
 const CALLS: u64 = 0x22_2008;
+/// Calls a function twice in one callback.
+const CALL_TWICE: u64 = 0x22_200C;
+/// Bugs: the callback raises the level, or enters a critical region.
+const RAISE: u64 = 0x22_2010;
+const ENTER_REGION: u64 = 0x22_2014;
 /// The first code of those that the driver sees in the context of the program.
 const CALLER_CONTEXT: u32 = 0x22_2600;
 
@@ -82,6 +87,12 @@ static OBJECTS: Memory<3> = Memory::new();
 static LOG: Memory<{ 5 * 256 }> = Memory::new();
 static LOGGED: AtomicUsize = AtomicUsize::new(0);
 static DISPLACED_UNLOAD: AtomicUsize = AtomicUsize::new(0);
+
+#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    fn KfRaiseIrql(level: u8) -> u8;
+    fn KeEnterCriticalRegion();
+}
 
 #[link(name = "WDFLDR.SYS", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
@@ -284,7 +295,13 @@ extern "system" fn in_caller_context(device: u64, request: u64) {
 extern "system" fn control(queue: u64, request: u64, output: u64, input: u64, code: u64) {
     let code = code & 0xFFFF_FFFF;
     let done = match code {
-        CALL => answer_call(request, input),
+        CALL => answer_call(request, input, 1),
+        CALL_TWICE => answer_call(request, input, 2),
+        RAISE => Ok(u64::from(unsafe { KfRaiseIrql(1) })),
+        ENTER_REGION => {
+            unsafe { KeEnterCriticalRegion() };
+            Ok(0)
+        }
         ADDRESSES => addresses(request),
         CALLS => calls(request),
         _ => {
@@ -307,13 +324,16 @@ fn buffer(place: usize, request: u64, size: u64) -> Result<*mut u64, u64> {
 }
 
 /// Calls the function at the place that the input begins with; its arguments follow.
-fn answer_call(request: u64, size: u64) -> Result<u64, u64> {
+fn answer_call(request: u64, size: u64, times: usize) -> Result<u64, u64> {
     let input = buffer(place::REQUEST_RETRIEVE_INPUT_BUFFER, request, 8)?;
     let output = buffer(place::REQUEST_RETRIEVE_OUTPUT_BUFFER, request, 8)?;
     let count = (size / 8) as usize;
     let word = |at: usize| if at < count { unsafe { input.add(at).read() } } else { 0 };
     let arguments = [word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
-    let result = call(word(0) as usize, arguments);
+    let mut result = 0;
+    for place in [word(0) as usize; 2].into_iter().take(times) {
+        result = call(place, arguments);
+    }
     unsafe { output.write(result) };
     Ok(8)
 }

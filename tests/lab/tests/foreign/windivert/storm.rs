@@ -25,7 +25,7 @@ const PROGRAMS: usize = 2;
 const OPEN: u16 = 80;
 
 /// What the driver does wrong (docs/DRIVERS.md), and what is left then.
-const KNOWN: [&Rule; 2] = [&rules::CALLOUT_DEADLOCK, &rules::API_IRQL];
+const KNOWN: [&Rule; 2] = [&rules::CALLOUT_DEADLOCK, &rules::CALL_IRQL];
 const LEFT: [&Rule; 3] = [&rules::CALLOUTS_LEFT, &rules::FILTER_OBJECT_LEFT, &rules::FLOW_CONTEXT_LEFT];
 
 struct Stage {

@@ -20,7 +20,7 @@ const JOBS: usize = 2;
 /// What the driver does wrong if a call fails while a handle is opened
 /// (docs/DRIVERS.md): its destroy callback passes the engine handle that it has not got.
 const KNOWN: [&str; 4] = ["ExUuidCreate", "WdfIoQueueCreate", "WdfWorkItemCreate", "FwpmEngineOpen0"];
-const NO_ENGINE: &str = "used a handle that is not open: engine handle 0x0";
+const NO_ENGINE: &str = "used a handle of the filter engine that is not open: engine handle 0x0";
 
 struct WinDivert;
 

@@ -3,76 +3,107 @@
 use core::hint::black_box;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::bugs::{deferred, nothing, slow};
+use super::bugs::{nothing, slow};
 use super::imports::*;
 use super::*;
 
-/// Does correctly what most bugs do wrong.
-pub unsafe fn exercise() {
+/// An MDL of bytes of the image.
+pub unsafe fn nonpaged_mdl() -> Ptr {
     unsafe {
-        let block = allocate(100);
-        poke(block + 99, 1);
-        free(block);
-        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
-        KeAcquireSpinLockAtDpcLevel(OTHER_LOCK.at());
-        KeReleaseSpinLockFromDpcLevel(OTHER_LOCK.at());
-        KeReleaseSpinLock(LOCK.at(), old);
-        ExAcquireFastMutex(MUTEX.at());
-        nest(LOCK.at(), OTHER_LOCK.at());
-        ExReleaseFastMutex(MUTEX.at());
-        wait(Some(0));
-        wait(Some(-1));
-        at(DISPATCH, || wait(Some(0)));
-        KeSetEvent(EVENT.at(), 0, 1);
-        wait(None);
-        let paged = ExAllocatePool2(PAGED, 32, TAG);
-        memcpy(black_box(paged), black_box(DATA.at()), 32);
-        free(paged);
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        MmBuildMdlForNonPagedPool(mdl);
+        mdl
+    }
+}
+
+/// An MDL of bytes of the image, whose pages are locked for reading.
+pub unsafe fn locked_mdl() -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        MmProbeAndLockPages(mdl, 0, 0);
+        mdl
+    }
+}
+
+/// Maps an MDL for the kernel.
+pub unsafe fn map(mdl: Ptr) -> Ptr {
+    unsafe { MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0x4000_0010) }
+}
+
+/// A UNICODE_STRING with its text.
+#[repr(C)]
+pub struct Text {
+    lengths: [u16; 2],
+    buffer: Ptr,
+    pub units: [u16; 32],
+}
+
+impl Text {
+    /// Its address, once it is where it stays.
+    pub fn at(&mut self) -> Ptr {
+        self.buffer = self.units.as_ptr() as Ptr;
+        &raw mut *self as Ptr
+    }
+}
+
+pub fn string(text: &str) -> Text {
+    let mut units = [0; 32];
+    let count = text.encode_utf16().zip(&mut units).map(|(unit, place)| *place = unit).count();
+    Text { lengths: [2 * count as u16; 2], buffer: 0, units }
+}
+
+/// Completes a request: IRP.IoStatus.
+pub unsafe fn complete(irp: Ptr, status: u32, information: u64) {
+    unsafe {
+        ((irp + 48) as *mut u64).write(status.into());
+        ((irp + 56) as *mut u64).write(information);
+        IofCompleteRequest(irp, 0);
+    }
+}
+
+/// Answers the current request in place of the dispatch routine, which returns `status`.
+pub unsafe fn answer_request(completed: Option<u32>, status: u32) {
+    ANSWERED.store(true, SeqCst);
+    ANSWER.store(status, SeqCst);
+    if let Some(completed) = completed {
+        unsafe { complete(REQUEST.load(SeqCst), completed, 0) };
+    }
+}
+
+/// The current request, noted.
+pub fn request() -> Ptr {
+    note(0, REQUEST.load(SeqCst))
+}
+
+/// The stack location of the current request.
+pub unsafe fn location() -> Ptr {
+    unsafe { ((REQUEST.load(SeqCst) + 184) as *const Ptr).read() }
+}
+
+/// IoMarkIrpPending.
+pub unsafe fn mark_pending() {
+    // IO_STACK_LOCATION.Control: SL_PENDING_RETURNED.
+    unsafe { poke(location() + 3, 1) };
+}
+
+/// Keeps all workers of the lab's kernel busy for a while.
+pub unsafe fn occupy_workers() {
+    const WORKERS: usize = 4;
+    unsafe {
+        let device = DEVICE_OBJECT.load(SeqCst);
+        for _ in 0..WORKERS {
+            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
+        }
+    }
+}
+
+/// Runs `f` in a critical region.
+pub unsafe fn critical<R>(f: impl FnOnce() -> R) -> R {
+    unsafe {
         KeEnterCriticalRegion();
+        let result = f();
         KeLeaveCriticalRegion();
-        let mut before = on_the_second_processor();
-        KeRevertToUserGroupAffinityThread(before.as_mut_ptr() as Ptr);
-        let thread = this_thread();
-        let increment = KeSetBasePriorityThread(thread, 0);
-        KeSetPriorityThread(thread, 31);
-        KeSetBasePriorityThread(thread, increment);
-        ObfDereferenceObject(thread);
-        KeDeregisterProcessorChangeCallback(KeRegisterProcessorChangeCallback(
-            processor_added as *const () as Ptr,
-            0,
-            1,
-        ));
-        let old = ExAcquireSpinLockShared(SHARED.at());
-        ExReleaseSpinLockShared(SHARED.at(), old);
-        KeEnterCriticalRegion();
-        check(ExInitializeResourceLite(OBJECT.at()));
-        ExAcquireResourceSharedLite(OBJECT.at(), 1);
-        ExReleaseResourceLite(OBJECT.at());
-        check(ExDeleteResourceLite(OBJECT.at()));
-        ExAcquirePushLockSharedEx(SHARED.at(), 0);
-        ExReleasePushLockSharedEx(SHARED.at(), 0);
-        KeLeaveCriticalRegion();
-        lookaside(OBJECT.at(), 32);
-        ExDeleteLookasideListEx(OBJECT.at());
-        KeInitializeTimer(OBJECT.at());
-        KeInitializeDpc(OBJECT.at() + 64, deferred as *const () as Ptr, 0);
-        KeSetTimer(OBJECT.at(), -1, OBJECT.at() + 64);
-        KeWaitForSingleObject(OBJECT.at(), 0, 0, 0, 0);
-        KeCancelTimer(OBJECT.at());
-        KeFlushQueuedDpcs();
-        ExUnregisterCallback(callback());
-        let locked = mdl(false);
-        MmProbeAndLockPages(locked, 0, 1);
-        MmUnlockPages(locked);
-        IoFreeMdl(locked);
-        check(write_event(PROVIDER.load(SeqCst), &[7]));
-        FwpsRedirectHandleDestroy0(redirect_handle());
-        let pool = packet_pool();
-        send(list(pool));
-        // Waits until the packet is completed.
-        check(FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst)));
-        NdisFreeNetBufferListPool(pool);
-        INJECTION.store(injection_handle(), SeqCst);
+        result
     }
 }
 
@@ -115,29 +146,6 @@ pub unsafe fn callback() -> Ptr {
     }
 }
 
-/// An MDL of bytes of the image; `built`: as one of nonpaged memory.
-pub unsafe fn mdl(built: bool) -> Ptr {
-    unsafe {
-        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
-        if built {
-            MmBuildMdlForNonPagedPool(mdl);
-        }
-        mdl
-    }
-}
-
-/// An MDL in memory of the driver's, which needs not be freed: Size, StartVa, ByteCount.
-pub unsafe fn own_mdl() -> Ptr {
-    let at = OWN_MDL.at();
-    unsafe {
-        ((at + 8) as *mut u16).write(64);
-        ((at + 32) as *mut Ptr).write(DATA.at() & !0xFFF);
-        ((at + 40) as *mut u32).write(20);
-        ((at + 44) as *mut u32).write(DATA.at() as u32 & 0xFFF);
-    }
-    at
-}
-
 /// A list without data.
 pub unsafe fn bare_list(pool: Ptr) -> Ptr {
     unsafe { list_over(pool, 0, 0) }
@@ -146,7 +154,7 @@ pub unsafe fn bare_list(pool: Ptr) -> Ptr {
 /// A list over bytes of the image.
 pub unsafe fn list(pool: Ptr) -> Ptr {
     unsafe {
-        list_over(pool, mdl(true), 20)
+        list_over(pool, nonpaged_mdl(), 20)
     }
 }
 
@@ -190,7 +198,7 @@ pub unsafe fn this_thread() -> Ptr {
     object
 }
 
-extern "system" fn processor_added(_: Ptr, _: Ptr, _: Ptr) {}
+pub extern "system" fn processor_added(_: Ptr, _: Ptr, _: Ptr) {}
 
 /// Binds this thread to the machine's second processor. Returns the previous
 /// GROUP_AFFINITY.
@@ -252,6 +260,15 @@ pub unsafe fn run(address: Ptr) {
     routine();
 }
 
+/// A spin lock in pool.
+pub unsafe fn spin_lock() -> Ptr {
+    unsafe {
+        let lock = allocate(8);
+        KeInitializeSpinLock(lock);
+        lock
+    }
+}
+
 /// Takes two locks, the second inside the first.
 pub unsafe fn nest(outer: Ptr, inner: Ptr) {
     unsafe {
@@ -303,16 +320,11 @@ pub unsafe fn queue(routine: Ptr) {
 
 /// A queued work item that cannot run for a while.
 pub unsafe fn behind_a_slow_one() -> Ptr {
-    // Slow items occupy all workers of the lab's kernel.
-    const WORKERS: usize = 4;
     unsafe {
-        let device = DEVICE_OBJECT.load(SeqCst);
-        for _ in 0..WORKERS {
-            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
-        }
-        let item = IoAllocateWorkItem(device);
+        occupy_workers();
+        let item = IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst));
         IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0);
-        item
+        note(0, item)
     }
 }
 
@@ -416,9 +428,5 @@ pub unsafe fn first_buffer(list: Ptr) -> Ptr {
 pub unsafe fn recurse(depth: u64) -> u64 {
     let mut frame = [depth; 32];
     black_box(&mut frame);
-    if depth == 0 {
-        frame[0]
-    } else {
-        unsafe { recurse(depth - 1) + frame[31] }
-    }
+    if depth == 0 { frame[0] } else { unsafe { recurse(depth - 1) + frame[31] } }
 }

@@ -5,6 +5,15 @@ use super::{Callout, Ptr};
 #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
     pub fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
+    pub fn ExAllocatePoolWithTag(kind: i32, size: usize, tag: u32) -> Ptr;
+    pub fn ExQueueWorkItem(item: Ptr, queue: i32);
+    pub fn ExAcquireFastMutexUnsafe(mutex: Ptr);
+    pub fn ExReleaseFastMutexUnsafe(mutex: Ptr);
+    pub fn ExAcquireResourceExclusiveLite(resource: Ptr, wait: u8) -> u8;
+    pub fn ExAcquirePushLockExclusiveEx(lock: Ptr, flags: u32);
+    pub fn ExReleasePushLockExclusiveEx(lock: Ptr, flags: u32);
+    pub fn ExInitializePushLock(lock: Ptr);
+    pub fn ExUuidCreate(uuid: Ptr) -> i32;
     pub fn ExFreePoolWithTag(block: Ptr, tag: u32);
     pub fn ExInitializeRundownProtection(reference: Ptr);
     pub fn ExReleaseRundownProtection(reference: Ptr);
@@ -12,9 +21,41 @@ unsafe extern "system" {
     pub fn ExReleaseFastMutex(mutex: Ptr);
     pub fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
     pub fn EtwUnregister(handle: u64) -> i32;
-    pub fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
+    pub fn EtwWriteTransfer(
+        handle: u64,
+        event: Ptr,
+        activity: Ptr,
+        related: Ptr,
+        count: u32,
+        data: Ptr,
+    ) -> i32;
     pub fn KeEnterCriticalRegion();
     pub fn KeLeaveCriticalRegion();
+    pub fn KeEnterGuardedRegion();
+    pub fn KeLeaveGuardedRegion();
+    pub fn KeAreApcsDisabled() -> u8;
+    pub fn KeAreAllApcsDisabled() -> u8;
+    pub fn KeClearEvent(event: Ptr);
+    pub fn KeAcquireInStackQueuedSpinLock(lock: Ptr, handle: Ptr);
+    pub fn KeReleaseInStackQueuedSpinLock(handle: Ptr);
+    pub fn KeReleaseInStackQueuedSpinLockFromDpcLevel(handle: Ptr);
+    pub fn ProbeForRead(address: Ptr, length: usize, alignment: u32);
+    pub fn ProbeForWrite(address: Ptr, length: usize, alignment: u32);
+    pub fn RtlDeleteRegistryValue(relative: u32, path: Ptr, name: Ptr) -> i32;
+    pub fn IoBuildPartialMdl(source: Ptr, target: Ptr, address: Ptr, length: u32);
+    pub fn MmAllocatePagesForMdlEx(
+        low: i64,
+        high: i64,
+        skip: i64,
+        bytes: usize,
+        cache: i32,
+        flags: u32,
+    ) -> Ptr;
+    pub fn MmFreePagesFromMdl(mdl: Ptr);
+    pub fn MmProtectMdlSystemAddress(mdl: Ptr, protection: u32) -> i32;
+    pub fn IofCompleteRequest(irp: Ptr, boost: i8);
+    pub fn IoDeleteSymbolicLink(link: Ptr) -> i32;
+    pub fn ZwCreateEvent(handle: Ptr, access: u32, attributes: Ptr, kind: i32, state: u8) -> i32;
     pub fn KeSetSystemGroupAffinityThread(affinity: Ptr, previous: Ptr);
     pub fn KeRevertToUserGroupAffinityThread(previous: Ptr);
     pub fn KeSetPriorityThread(thread: Ptr, priority: i32) -> i32;
@@ -51,6 +92,10 @@ unsafe extern "system" {
         exclusive: u8,
         device: Ptr,
     ) -> i32;
+    pub fn IoInitializeRemoveLockEx(lock: Ptr, tag: u32, minutes: u32, most: u32, size: u32);
+    pub fn IoAcquireRemoveLockEx(lock: Ptr, tag: Ptr, file: Ptr, line: u32, size: u32) -> i32;
+    pub fn IoReleaseRemoveLockEx(lock: Ptr, tag: Ptr, size: u32);
+    pub fn IoReleaseRemoveLockAndWaitEx(lock: Ptr, tag: Ptr, size: u32);
     pub fn IoDeleteDevice(device: Ptr);
     pub fn ExAcquireSpinLockShared(lock: Ptr) -> u8;
     pub fn ExReleaseSpinLockShared(lock: Ptr, level: u8);
@@ -73,6 +118,7 @@ unsafe extern "system" {
     ) -> i32;
     pub fn ExDeleteLookasideListEx(list: Ptr);
     pub fn KeInitializeTimer(timer: Ptr);
+    pub fn KeInitializeMutex(mutex: Ptr, level: u32);
     pub fn KeSetTimer(timer: Ptr, due: i64, dpc: Ptr) -> u8;
     pub fn KeCancelTimer(timer: Ptr) -> u8;
     pub fn KeInitializeDpc(dpc: Ptr, routine: Ptr, context: Ptr);
@@ -111,7 +157,14 @@ unsafe extern "system" {
     pub fn IoAllocateWorkItem(device: Ptr) -> Ptr;
     pub fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
     pub fn IoFreeWorkItem(item: Ptr);
-    pub fn ZwQueryValueKey(key: Ptr, name: Ptr, class: i32, information: Ptr, length: u32, result: Ptr) -> i32;
+    pub fn ZwQueryValueKey(
+        key: Ptr,
+        name: Ptr,
+        class: i32,
+        information: Ptr,
+        length: u32,
+        result: Ptr,
+    ) -> i32;
     pub fn ZwNotifyChangeKey(
         key: Ptr,
         event: Ptr,
@@ -150,6 +203,7 @@ unsafe extern "system" {
 #[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
     pub fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, engine: Ptr) -> i32;
+    pub fn FwpmEngineClose0(engine: Ptr) -> i32;
     pub fn FwpsCalloutRegister1(device: Ptr, callout: *const Callout, id: Ptr) -> i32;
     pub fn FwpsCalloutUnregisterById0(id: u32) -> i32;
     pub fn FwpmBfeStateGet0() -> i32;
@@ -185,8 +239,13 @@ unsafe extern "system" {
     pub fn FwpsAcquireClassifyHandle0(context: Ptr, flags: u32, handle: Ptr) -> i32;
     pub fn FwpsReleaseClassifyHandle0(handle: u64);
     pub fn FwpsPendClassify0(handle: u64, filter: u64, flags: u32, out: Ptr) -> i32;
-    pub fn FwpsAcquireWritableLayerDataPointer0(handle: u64, filter: u64, flags: u32, data: Ptr, out: Ptr)
-    -> i32;
+    pub fn FwpsAcquireWritableLayerDataPointer0(
+        handle: u64,
+        filter: u64,
+        flags: u32,
+        data: Ptr,
+        out: Ptr,
+    ) -> i32;
     pub fn FwpsRedirectHandleCreate0(provider: Ptr, flags: u32, handle: Ptr) -> i32;
     pub fn FwpsRedirectHandleDestroy0(handle: Ptr);
     pub fn FwpsInjectionHandleCreate0(family: u16, flags: u32, handle: Ptr) -> i32;
@@ -210,7 +269,13 @@ unsafe extern "system" {
         list: Ptr,
     ) -> i32;
     pub fn FwpsFreeNetBufferList0(list: Ptr);
-    pub fn FwpsAllocateCloneNetBufferList0(list: Ptr, lists: Ptr, buffers: Ptr, flags: u32, clone: Ptr) -> i32;
+    pub fn FwpsAllocateCloneNetBufferList0(
+        list: Ptr,
+        lists: Ptr,
+        buffers: Ptr,
+        flags: u32,
+        clone: Ptr,
+    ) -> i32;
     pub fn FwpsFreeCloneNetBufferList0(clone: Ptr, flags: u32);
     pub fn FwpsReferenceNetBufferList0(list: Ptr, modify: u8);
     pub fn FwpsDereferenceNetBufferList0(list: Ptr, dispatch: u8);

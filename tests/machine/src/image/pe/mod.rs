@@ -74,6 +74,12 @@ impl Section {
         self.flags & pe::IMAGE_SCN_MEM_READ.0 != 0
     }
 
+    /// Whether the system may take it out of memory: the name begins with PAGE, and
+    /// `IMAGE_SCN_MEM_NOT_PAGED` is not set.
+    pub fn is_pageable(&self) -> bool {
+        self.name.starts_with("PAGE") && self.flags & pe::IMAGE_SCN_MEM_NOT_PAGED.0 == 0
+    }
+
     /// `IMAGE_SCN_MEM_DISCARDABLE`: freed after DriverEntry returns.
     pub fn is_discardable(&self) -> bool {
         self.flags & pe::IMAGE_SCN_MEM_DISCARDABLE.0 != 0

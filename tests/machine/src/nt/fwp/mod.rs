@@ -38,7 +38,6 @@ mod whole;
 
 use super::enter::enter;
 use super::foreign;
-use super::objects::INVALID_HANDLE;
 use super::types::{Address, GUID, HANDLE, NTSTATUS};
 use super::{Kernel, Trouble};
 use crate::status::Status;
@@ -111,7 +110,7 @@ fn session(kernel: &Kernel, handle: HANDLE) -> Result<SessionId, Trouble> {
 
 fn bad_handle(kind: &str, handle: HANDLE) -> Trouble {
     let text = format!("{kind} {handle:#x}");
-    Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text).into()
+    Violation::new(&rules::ENGINE_HANDLE, [handle as u64, 0, 0], text).into()
 }
 
 /// Runs a management call for the session of a handle.

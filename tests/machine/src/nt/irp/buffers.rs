@@ -96,6 +96,8 @@ pub(super) struct Buffers {
     /// Where a request with direct I/O says that the program's second buffer is. A driver
     /// has no use for that address.
     shadow: Option<Guarded>,
+    /// What the second buffer held before the request.
+    before: Vec<u8>,
 }
 
 /// What is wrong with an access to a program's buffer.
@@ -110,7 +112,8 @@ pub(in crate::nt) enum Misused {
 impl Buffers {
     /// No memory.
     pub fn none() -> Self {
-        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0, shadow: None }
+        let (input, output, shadow) = (None, None, None);
+        Self { method: Method::Neither, input, output, system: 0, mdl: 0, shadow, before: Vec::new() }
     }
 
     /// The memory of a request with `input`, and with room for `output` bytes, which
@@ -123,6 +126,7 @@ impl Buffers {
             system: 0,
             mdl: 0,
             shadow: None,
+            before: output.to_vec(),
         };
         let copied = match method {
             Method::Buffered => input.len().max(output.len()),
@@ -175,6 +179,17 @@ impl Buffers {
         }
         let mut buffers = self.input.iter().chain(&self.output);
         buffers.any(|buffer| !buffer.open && buffer.contains(address)).then_some(Misused::OtherProcess)
+    }
+
+    /// Whether an address is in a buffer of the program.
+    pub fn is_of_program(&self, address: Address) -> bool {
+        [&self.input, &self.output].into_iter().flatten().any(|buffer| buffer.contains(address))
+    }
+
+    /// The address of the locked buffer, if a write request's driver has changed it.
+    pub fn changed(&self) -> Option<Address> {
+        let buffer = self.output.as_ref().filter(|_| self.method == Method::InDirect)?;
+        (buffer.bytes() != self.before).then(|| buffer.address())
     }
 
     /// Most bytes that are copied back to the program; `None` if none are.

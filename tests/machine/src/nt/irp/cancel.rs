@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::cpu::{self, Irql};
 use super::super::enter::enter;
 use super::super::guest::Stop;
+use super::super::locks::Kind;
 use super::super::types::{Address, BOOLEAN, IRP, KIRQL};
 use super::super::{Kernel, foreign, ke, wdf};
-use crate::verifier::{Violation, rules};
 
 /// `IoAcquireCancelSpinLock`.
 pub extern "win64" fn IoAcquireCancelSpinLock(OldIrql: Address) {
@@ -21,7 +21,7 @@ pub extern "win64" fn IoAcquireCancelSpinLock(OldIrql: Address) {
 /// `IoReleaseCancelSpinLock`.
 pub extern "win64" fn IoReleaseCancelSpinLock(NewIrql: KIRQL) {
     let kernel = enter!(IoReleaseCancelSpinLock);
-    ke::release(&kernel, kernel.cancel_lock());
+    ke::release(&kernel, kernel.cancel_lock(), Kind::Spin);
     cpu::set_irql(&kernel, Irql(NewIrql).min(Irql::DISPATCH));
 }
 
@@ -40,7 +40,7 @@ pub extern "win64" fn IoCancelIrp(Irp: Address) -> BOOLEAN {
 fn raise_and_acquire(kernel: &Kernel) -> Irql {
     let old = cpu::irql();
     cpu::set_irql(kernel, old.max(Irql::DISPATCH));
-    ke::acquire(kernel, kernel.cancel_lock());
+    ke::acquire(kernel, kernel.cancel_lock(), Kind::Spin);
     old
 }
 
@@ -81,13 +81,13 @@ pub(super) fn cancel(kernel: &Kernel, irp: Address) -> Result<bool, Stop> {
     let outcome = kernel.call_driver_to(routine, &arguments, Irql::DISPATCH, old, "cancel routine");
     if outcome.is_ok() && ke::is_owned(kernel.cancel_lock()) {
         let text = "a cancel routine returned with the cancel spin lock held".to_owned();
-        kernel.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [1, 0, 0], text));
+        kernel.condemn(kernel.lock_held("cancel routine", Kind::Spin, 1, text));
     }
     cpu::set_irql(kernel, old);
     outcome.map(|_| true)
 }
 
 fn release_and_lower(kernel: &Kernel, old: Irql) {
-    ke::release(kernel, kernel.cancel_lock());
+    ke::release(kernel, kernel.cancel_lock(), Kind::Spin);
     cpu::set_irql(kernel, old);
 }

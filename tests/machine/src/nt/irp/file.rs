@@ -143,6 +143,13 @@ impl Kernel {
             return Err(OpenError::Refused(Status::OBJECT_NAME_NOT_FOUND));
         };
         let object: DEVICE_OBJECT = foreign::read(device).expect("a device object");
+        if object.Flags & (flag::BUFFERED_IO | flag::DIRECT_IO) == flag::BUFFERED_IO | flag::DIRECT_IO {
+            let text = format!("device {device:#x}");
+            self.condemn(Violation::new(&rules::DEVICE_BOTH_IO, [0; 3], text));
+            if let Some(stop) = self.stopped() {
+                return Err(OpenError::Stopped(stop.clone()));
+            }
+        }
         if object.Flags & flag::INITIALIZING != 0 {
             return Err(OpenError::Refused(Status::NO_SUCH_DEVICE));
         }
@@ -292,7 +299,8 @@ impl File {
         let left = self.describe_pending();
         if let Some((irp, text)) = left.first() {
             let text = format!("{text}: cancelled, and not completed within {limit:?}");
-            kernel.condemn(Violation::new(&rules::IRP_NOT_CANCELLED, [*irp as u64, 0, 0], text));
+            let parameters = [*irp as u64, limit.as_millis() as u64, 0];
+            kernel.condemn(Violation::new(&rules::IRP_NOT_CANCELLED, parameters, text));
         }
         if let Some(stop) = kernel.stopped() {
             return Err(stop.clone());

@@ -66,6 +66,8 @@ pub(super) struct Irp {
     /// Its memory, until it is completed.
     buffers: Option<Buffers>,
     reply: Arc<Mutex<Option<Reply>>>,
+    /// The status with which it was completed.
+    status: Option<Status>,
     /// What the dispatch routine returned; `None` while it runs.
     returned: Option<Status>,
     /// Whether the driver marked it pending, once it is completed.
@@ -132,6 +134,13 @@ pub(super) fn requestor(kernel: &Kernel, irp: Address) -> Result<u32, Violation>
     id.ok_or_else(|| not_a_request(irp))
 }
 
+impl Kernel {
+    /// Whether an address is in a buffer of a program that made a request.
+    pub(super) fn is_program_buffer(&self, address: Address) -> bool {
+        self.irps().values().filter_map(|irp| irp.buffers.as_ref()).any(|it| it.is_of_program(address))
+    }
+}
+
 fn not_a_request(irp: Address) -> Violation {
     Violation::new(&rules::BAD_OBJECT, [irp as u64, 0, 0], format!("{irp:#x} is no IRP, or it is over"))
 }
@@ -173,6 +182,7 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
     let location: IO_STACK_LOCATION = foreign::read(stack_location(irp))?;
     let marked = location.Control & PENDING_RETURNED != 0;
     let information = header.IoStatus.Information;
+    let invariant = location.MajorFunction == major::WRITE && kernel.verifier().checks(&rules::MDL_INVARIANT);
     let mut irps = kernel.irps();
     let Some(known) = irps.get_mut(&irp) else { return Ok(()) };
     if let Some(longest) = known.buffers.as_ref().and_then(Buffers::copied_back)
@@ -181,10 +191,16 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
     {
         drop(irps);
         let text = format!("{text}: Information {information}, the output buffer has {longest} bytes");
-        let parameters = [irp as u64, information, longest as u64];
+        let parameters = [kernel.call_site(), irp as u64, 0];
         return Err(Violation::new(&rules::IRP_INFORMATION, parameters, text).into());
     }
     known.completed = Some(marked);
+    known.status = Some(status);
+    if let Some(changed) = known.buffers.as_ref().filter(|_| invariant).and_then(Buffers::changed) {
+        let parameters = [known.device as u64, irp as u64, changed as u64];
+        drop(irps);
+        return Err(Violation::new(&rules::MDL_INVARIANT, parameters, text).into());
+    }
     let mut buffers = known.buffers.take();
     let output = match &mut buffers {
         Some(buffers) => buffers.finish(status, information)?,

@@ -41,21 +41,22 @@ pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
     let _for_it = kernel.act_for(kernel.device_driver(device));
     let irp = build(kernel, wanted, Arc::clone(&reply));
     let pass = |kernel: &Kernel| kernel.run_as(process, || dispatch(kernel, device, major, irp));
-    let status = match std::ptr::eq(cpu::kernel(), kernel) {
+    let (routine, status) = match std::ptr::eq(cpu::kernel(), kernel) {
         true => pass(kernel),
         false => kernel.on_processor(0, Irql::PASSIVE, pass),
     }?;
-    check(kernel, irp, status);
+    check(kernel, irp, routine, status);
     match kernel.stopped() {
         Some(stop) => Err(stop.clone()),
         None => Ok(Sent { irp, reply }),
     }
 }
 
-/// Calls the dispatch routine of the device's driver.
-fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result<Status, Stop> {
+/// Calls the dispatch routine of the device's driver. Returns its address, which is 0 for
+/// one of the system's own, and what it returned.
+fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result<(Address, Status), Stop> {
     if kernel.objects().devices.get(&device).is_some_and(|device| device.framework != 0) {
-        return wdf::dispatch(kernel, device, irp);
+        return wdf::dispatch(kernel, device, irp).map(|status| (0, status));
     }
     let object: DEVICE_OBJECT = foreign::read(device).expect("a device object");
     let routine = object.DriverObject + offset_of!(DRIVER_OBJECT, MajorFunction) + 8 * usize::from(major);
@@ -64,11 +65,11 @@ fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result
         // The default entry of the table is the system's own.
         let _ = super::set_status(irp, super::super::status::INVALID_DEVICE_REQUEST, 0);
         let _ = super::complete(kernel, irp);
-        return Ok(super::super::status::INVALID_DEVICE_REQUEST);
+        return Ok((0, super::super::status::INVALID_DEVICE_REQUEST));
     }
     let value =
         kernel.call_driver(routine, &[device as u64, irp as u64], Irql::PASSIVE, "dispatch routine")?;
-    Ok(Status(value as u32 as i32))
+    Ok((routine, Status(value as u32 as i32)))
 }
 
 /// Writes the request into memory, and enters it in the table.
@@ -117,6 +118,7 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
         framework: 0,
         buffers: Some(wanted.buffers),
         reply,
+        status: None,
         returned: None,
         completed: None,
     };
@@ -125,26 +127,33 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
 }
 
 /// Compares what the dispatch routine returned with what it did.
-fn check(kernel: &Kernel, irp: Address, status: Status) {
-    let (text, completed, marked) = {
+fn check(kernel: &Kernel, irp: Address, routine: Address, status: Status) {
+    /// No status at all: a variable that was not initialized.
+    const ILLEGAL: Status = Status(-1);
+    let (text, answer, marked) = {
         let mut irps = kernel.irps();
         let Some(known) = irps.get_mut(&irp) else { return };
         known.returned = Some(status);
-        let (text, completed) = (known.describe(irp), known.completed);
+        let (text, completed, answer) = (known.describe(irp), known.completed, known.status);
         // A request that is not completed is in memory as long as the table is locked.
         let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
         let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
         if completed.is_some() {
             irps.remove(&irp);
         }
-        (text, completed, marked)
+        (text, answer, marked)
     };
-    let rule = match (status == Status::PENDING, marked, completed.is_some()) {
-        (true, false, _) => &rules::IRP_NOT_MARKED_PENDING,
-        (false, true, _) => &rules::IRP_MARKED_PENDING,
-        (false, false, false) => &rules::IRP_NOT_COMPLETED,
+    let parameter = u64::from(status.0 as u32);
+    let (rule, fourth) = match (status == Status::PENDING, marked, answer) {
+        _ if status == ILLEGAL => (&rules::IRP_STATUS_ILLEGAL, parameter),
+        (true, false, _) => (&rules::IRP_NOT_MARKED_PENDING, parameter),
+        (false, true, _) => (&rules::IRP_MARKED_PENDING, parameter),
+        (false, false, None) => (&rules::IRP_NOT_COMPLETED, 0),
+        (false, false, Some(answer)) if answer != status => {
+            (&rules::IRP_STATUS_DIFFERS, u64::from(answer.0 as u32))
+        }
         _ => return,
     };
     let text = format!("{text}: the dispatch routine returned {status}");
-    kernel.condemn(Violation::new(rule, [irp as u64, u64::from(status.0 as u32), 0], text));
+    kernel.condemn(Violation::new(rule, [routine as u64, irp as u64, fourth], text));
 }

@@ -8,12 +8,12 @@ use super::super::cpu::{self, Acting, Irql, Stay, ThreadState};
 use super::super::drivers::Service;
 use super::super::guest::Stop;
 use super::super::ke;
-use super::super::locks;
+use super::super::locks::{self, Kind};
 use super::super::objects::Event;
 use super::super::ps;
 use super::super::types::Address;
 use super::super::wdf;
-use super::super::work::Job;
+use super::super::work::{self, Job};
 use super::Kernel;
 use crate::driver::DriverId;
 use crate::schedule::Joined;
@@ -23,7 +23,13 @@ use crate::verifier::{Violation, rules};
 const CALLBACKS: [&str; 5] =
     ["classifyFn", "flowDeleteFn", "enable callback", "processor callback", "BFE callback"];
 
-/// A call of one of them, of a driver.
+/// What the routines are called that answer requests.
+const DISPATCH_ROUTINE: &str = "dispatch routine";
+
+/// The routines that Windows runs on threads of the system process.
+const SYSTEM_THREADS: [&str; 4] = ["DriverEntry", "DriverUnload", SYSTEM_THREAD_ROUTINE, "worker routine"];
+
+/// A call of one of [`CALLBACKS`], of a driver.
 struct Callback<'a>(&'a Service);
 
 impl<'a> Callback<'a> {
@@ -86,11 +92,13 @@ impl Kernel {
         let measured = service.stack_marks.is_due(what) && self.guest.measure_stack();
         let acting = Acting::begin(driver, false);
         let outer = ps::entered(what == SYSTEM_THREAD_ROUTINE);
+        let of_system = cpu::is_system_thread() || SYSTEM_THREADS.contains(&what);
+        let outer_is_of_system = cpu::set_system_thread(of_system);
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
         let outcome = if ps::left(outer) { Ok(0) } else { outcome };
-        let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
+        let (left_at, locks) = (cpu::irql(), locks::held_since(held));
         locks::forget_since(held);
         let after = cpu::thread_state();
         cpu::restore(before);
@@ -102,28 +110,60 @@ impl Kernel {
         if measured {
             service.stack_marks.note(what, self.guest.stack_used());
         }
-        let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at, driver))?;
+        let outcome = outcome.map_err(|stop| self.driver_stopped(stop, left_at, driver));
+        cpu::set_system_thread(outer_is_of_system);
+        let value = outcome?;
         if let Err(violation) = ke::instead_of_wait("the return") {
             self.condemn(violation);
         }
-        if locks > 0 {
-            let text = format!("{what} returned with {locks} held");
-            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
+        if let Some(kind) = locks.last() {
+            let text = format!("{what} returned with {} held", locks.len());
+            self.condemn(self.lock_held(what, *kind, locks.len(), text));
         }
         if left_at != returns_at {
             let [before, after] = [irql, left_at].map(|irql| irql.0.into());
-            let first = arguments.first().copied().unwrap_or(0);
-            let (rule, parameters) = match what {
-                "worker routine" => (&rules::WORKER_IRQL, [entry as u64, after, first]),
-                _ => (&rules::IRQL_CHANGED, [entry as u64, before, after]),
-            };
+            // A WORK_QUEUE_ITEM's routine gets only its parameter; an IO_WORKITEM's gets the
+            // device first.
+            let parameter = arguments.get(1).or(arguments.first()).copied().unwrap_or(0);
             let text = format!("{what} was called at {irql} and returned at {left_at}");
-            self.condemn(Violation::new(rule, parameters, text));
+            let compliance = &rules::DDI_IRQL_RETURN;
+            self.condemn(match what {
+                "worker routine" => {
+                    Violation::new(&rules::WORKER_IRQL, [entry as u64, after, parameter], text)
+                        .with_fourth(work::current_item() as u64)
+                }
+                DISPATCH_ROUTINE if self.verifier.checks(compliance) => Violation::of_ddi(compliance, text),
+                DISPATCH_ROUTINE => {
+                    Violation::new(&rules::DISPATCH_IRQL_CHANGED, [entry as u64, before, after], text)
+                }
+                _ if what.starts_with("Evt") => {
+                    Violation::new(&rules::WDF_IRQL_CHANGED, [before, after, 0], text)
+                }
+                _ => Violation::new(&rules::IRQL_CHANGED, [entry as u64, before, after], text),
+            });
         }
         self.check_restored(entry, what, [before, after]);
         match self.stopped() {
             Some(stop) => Err(stop.clone()),
             None => Ok(value),
+        }
+    }
+
+    /// The breach when a routine returns with locks, the last of which has this kind.
+    pub(in crate::nt) fn lock_held(&self, what: &str, kind: Kind, count: usize, text: String) -> Violation {
+        let compliance = match kind {
+            Kind::Spin => Some(&rules::DDI_SPIN_LOCK),
+            Kind::Queued => Some(&rules::DDI_QUEUED_SPIN_LOCK),
+            _ => None,
+        };
+        let checked = compliance.filter(|rule| self.verifier.checks(rule));
+        match (what, checked) {
+            (SYSTEM_THREAD_ROUTINE, _) => {
+                let thread = self.thread_object() as u64;
+                Violation::new(&rules::LOCK_THREAD_ENDED, [thread, 0, 0], text)
+            }
+            (DISPATCH_ROUTINE | "cancel routine", Some(rule)) => Violation::of_ddi(rule, text),
+            _ => Violation::new(&rules::SPIN_LOCK_HELD, [count as u64, 0, 0], text),
         }
     }
 
@@ -144,16 +184,43 @@ impl Kernel {
             );
             self.condemn(Violation::new(&rules::PRIORITY_CHANGED, [entry as u64, 0, 0], text));
         }
+        if before.guarded_regions != after.guarded_regions {
+            let [before, after] = [before.guarded_regions, after.guarded_regions];
+            let text = format!("{what} was called in {before} guarded regions and returned in {after}");
+            self.condemn(match what {
+                "worker routine" => {
+                    // SpecialApcDisable is in the upper half.
+                    let disabled = u64::from(before.wrapping_sub(after) as u16) << 16;
+                    let parameters = [entry as u64, 0, disabled];
+                    Violation::new(&rules::WORKER_APCS_DISABLED, parameters, text).with_fourth(1)
+                }
+                _ => Violation::of_ddi(&rules::DDI_GUARDED_REGIONS, text),
+            });
+        }
         if before.critical_regions != after.critical_regions {
             let [before, after] = [before, after].map(|thread_state| thread_state.critical_regions);
             let text = format!("{what} was called in {before} critical regions and returned in {after}");
             // KernelApcDisable is decremented. The last parameter marks a worker
             // routine.
             let disabled = u64::from(before.wrapping_sub(after) as u16);
+            let counts = [after, before].map(|regions| u64::from(0u16.wrapping_sub(regions as u16)));
+            let compliance = &rules::DDI_CRITICAL_REGIONS;
             self.condemn(match what {
                 "worker routine" => {
                     let parameters = [entry as u64, 0, disabled];
                     Violation::new(&rules::WORKER_APCS_DISABLED, parameters, text).with_fourth(1)
+                }
+                DISPATCH_ROUTINE if self.verifier.checks(compliance) => Violation::of_ddi(compliance, text),
+                DISPATCH_ROUTINE => {
+                    let parameters = [entry as u64, counts[0], counts[1]];
+                    Violation::new(&rules::DISPATCH_APCS_DISABLED, parameters, text)
+                }
+                "DPC routine" => {
+                    let parameters = [entry as u64, counts[1], counts[0]];
+                    Violation::new(&rules::DPC_APCS_CHANGED, parameters, text)
+                }
+                _ if what.starts_with("Evt") => {
+                    Violation::new(&rules::WDF_CRITICAL_REGION, [entry as u64, 0, 0], text)
                 }
                 _ => Violation::new(&rules::APCS_DISABLED, [entry as u64, before.into(), after.into()], text),
             });
@@ -173,7 +240,7 @@ impl Kernel {
                 let arguments = [object as u64, context as u64].into_iter().chain(third);
                 (routine, arguments.collect::<Vec<_>>())
             }
-            Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
+            Job::WorkQueueItem { routine, parameter, .. } => (routine, vec![parameter as u64]),
             Job::FrameworkWorkItem { handle } => {
                 return self
                     .on_processor(processor, Irql::PASSIVE, |kernel| wdf::run_work_item(kernel, handle));
@@ -188,6 +255,10 @@ impl Kernel {
                 });
             }
         };
+        work::set_current_item(match job {
+            Job::IoWorkItem { item, .. } | Job::WorkQueueItem { item, .. } => item,
+            _ => 0,
+        });
         // If the call failed, it has already stopped the machine.
         let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")

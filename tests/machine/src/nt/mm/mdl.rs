@@ -8,12 +8,14 @@ use super::super::enter::enter;
 use super::super::foreign::{self, BadPointer};
 use super::super::memory::PAGE;
 use super::super::pool::Wanted;
-use super::super::types::{Address, BOOLEAN, MDL, MDL_SOURCE_IS_NONPAGED_POOL};
+use super::super::types::{
+    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PARTIAL, MDL_SOURCE_IS_NONPAGED_POOL,
+};
 use super::super::{Kernel, Trouble};
 use crate::verifier::{Violation, rules};
 
 /// The pool tag of MDLs.
-const TAG: u32 = u32::from_le_bytes(*b"Mdl ");
+pub(super) const TAG: u32 = u32::from_le_bytes(*b"Mdl ");
 /// The most MDLs of an IRP.
 const MOST_MDLS: usize = 1 << 16;
 /// Offset of `IRP.MdlAddress` (`wdm.h`).
@@ -82,8 +84,21 @@ fn last_link(irp: Address, secondary: bool) -> Result<Address, BadPointer> {
 /// `IoFreeMdl`.
 pub extern "win64" fn IoFreeMdl(Mdl: Address) {
     let kernel = enter!(IoFreeMdl);
+    kernel.settle(not_mapped(&kernel, Mdl), ());
     let freed = kernel.pool().free(Mdl, TAG, cpu::irql(), kernel.guest().frames());
     kernel.settle(freed.map(drop), ());
+}
+
+/// Whether an MDL may be freed: nothing is mapped by it.
+fn not_mapped(kernel: &Kernel, address: Address) -> Result<(), Violation> {
+    // What is no MDL is found when its pool is freed.
+    let Ok(mdl) = foreign::read::<MDL>(address) else { return Ok(()) };
+    let for_user = kernel.mdls().for_user.contains(&address);
+    let mapped = mdl.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_PARTIAL) == MDL_MAPPED_TO_SYSTEM_VA;
+    match mapped || for_user {
+        true => Err(super::about(&rules::MDL_FREED_MAPPED, address, &mdl, 0)),
+        false => Ok(()),
+    }
 }
 
 /// `MmBuildMdlForNonPagedPool`. The MDL's memory is resident, so it needs no mapping.
@@ -95,9 +110,11 @@ pub extern "win64" fn MmBuildMdlForNonPagedPool(MemoryDescriptorList: Address) {
 fn build(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
     let mut mdl: MDL = foreign::read(address)?;
     let buffer = mdl.StartVa.wrapping_add(mdl.ByteOffset as usize);
-    if kernel.pool().is_paged(buffer) {
+    if kernel.is_pageable(buffer) {
         let text = format!("the MDL at {address:#x} describes {buffer:#x}");
-        return Err(Violation::new(&rules::MDL_PAGEABLE, [address as u64, 0, 0], text).into());
+        let flags = u64::from(mdl.MdlFlags as u16);
+        let parameters = [cpu::irql().0.into(), address as u64, flags];
+        return Err(Violation::new(&rules::MDL_PAGEABLE, parameters, text).into());
     }
     mdl.MappedSystemVa = buffer;
     mdl.MdlFlags |= MDL_SOURCE_IS_NONPAGED_POOL;

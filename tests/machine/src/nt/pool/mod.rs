@@ -10,15 +10,20 @@ mod report;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::mman::ProtFlags;
 
 use super::cpu::Irql;
 use super::memory::{PAGE, Reservation, round_to_pages};
+use super::paging;
 use crate::driver::Origin;
 use crate::verifier::{Rule, Violation, rules};
 
 use report::Block;
+pub(super) use report::pool_type;
 pub use report::{Leak, PoolTag, Shortage, Wanted, Where};
 
 /// `MEMORY_ALLOCATION_ALIGNMENT` on x64.
@@ -54,13 +59,12 @@ struct State {
 pub struct Pool {
     arena: Reservation,
     state: Mutex<State>,
-    has_paged: AtomicBool,
 }
 
 impl Default for Pool {
     fn default() -> Self {
         let arena = Reservation::at(wanted_address(), ARENA).expect("the host has address space");
-        Self { arena, state: Mutex::default(), has_paged: AtomicBool::new(false) }
+        Self { arena, state: Mutex::default() }
     }
 }
 
@@ -74,6 +78,12 @@ fn wanted_address() -> Option<NonZeroUsize> {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed));
     NonZeroUsize::new(FIRST + NUMBER.with(|number| number % PLACES) * ARENA)
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        paging::remove(&(self.arena.base()..self.arena.base() + self.arena.size()));
+    }
 }
 
 impl Pool {
@@ -124,7 +134,10 @@ impl Pool {
         self.fill(end, first + pages * PAGE, SLACK);
         state.bytes += wanted.size;
         state.most_bytes = state.most_bytes.max(state.bytes);
-        self.has_paged.fetch_or(wanted.paged, Ordering::Relaxed);
+        if wanted.paged {
+            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            paging::add(self.id(), first..first + pages * PAGE, access);
+        }
         let block = Block {
             start,
             size: wanted.size,
@@ -161,6 +174,24 @@ impl Pool {
         outcome
     }
 
+    /// What identifies the machine's pageable memory.
+    pub(super) fn id(&self) -> usize {
+        self.arena.base()
+    }
+
+    /// Takes all pageable memory of the machine out, until it is used below
+    /// DISPATCH_LEVEL.
+    pub(super) fn take_out_pageable(&self) {
+        paging::take_out(self.id());
+    }
+
+    /// Addresses of the block that holds an address.
+    pub(super) fn range_of(&self, address: usize) -> Option<Range<usize>> {
+        let state = self.state();
+        let (_, block) = state.find(address)?;
+        Some(block.start..block.start + block.size)
+    }
+
     fn check_block(&self, first: usize, block: &Block, tag: u32, irql: Irql) -> Result<(), Violation> {
         let address = block.start as u64;
         let (limit, rule) = match block.paged {
@@ -169,7 +200,7 @@ impl Pool {
         };
         let text = block.describe(block.start);
         if irql > limit {
-            let parameters = [u64::from(irql.0), u64::from(block.paged), address];
+            let parameters = [u64::from(irql.0), block.pool_type(), address];
             return Err(Violation::new(rule, parameters, format!("{text} at {irql}")));
         }
         if tag != 0 && tag != block.tag {
@@ -177,6 +208,7 @@ impl Pool {
             let text = format!("{text} freed as {}", PoolTag(tag));
             return Err(Violation::new(&rules::POOL_WRONG_TAG, parameters, text));
         }
+        paging::bring_in(first..first + block.pages * PAGE);
         let end = block.start + block.size;
         let sides = [
             (first, block.start, &rules::POOL_UNDERRUN),
@@ -196,6 +228,9 @@ impl Pool {
             return;
         };
         block.freed = Some(stack);
+        if block.paged {
+            paging::remove(&(first..first + block.pages * PAGE));
+        }
         state.bytes -= block.size;
         let closed = self.arena.close(first, block.pages * PAGE);
         assert!(closed, "the host has memory mappings left");
@@ -263,11 +298,6 @@ impl Pool {
     /// `None` while the pool is locked.
     pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
         self.state.try_lock().ok()?.describe(address)
-    }
-
-    /// Whether there was ever a block of paged pool.
-    pub fn has_paged(&self) -> bool {
-        self.has_paged.load(Ordering::Relaxed)
     }
 
     /// Whether an address is in a block of paged pool.

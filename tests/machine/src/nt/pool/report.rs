@@ -92,7 +92,19 @@ pub(super) struct Block {
     pub(super) freed: Option<Vec<u64>>,
 }
 
+/// `POOL_TYPE` (`wdm.h`): `NonPagedPool`, `PagedPool` and `NonPagedPoolNx`.
+pub(in crate::nt) mod pool_type {
+    pub(in crate::nt) const NON_PAGED_EXECUTE: u64 = 0;
+    pub(in crate::nt) const PAGED: u64 = 1;
+    pub(in crate::nt) const NON_PAGED: u64 = 512;
+}
+
 impl Block {
+    /// Its `POOL_TYPE`.
+    pub(super) fn pool_type(&self) -> u64 {
+        if self.paged { pool_type::PAGED } else { pool_type::NON_PAGED }
+    }
+
     /// Describes an address relative to this block.
     pub(super) fn describe(&self, address: usize) -> String {
         let (size, tag) = (self.size, PoolTag(self.tag));

@@ -19,6 +19,8 @@ use super::{clean, drive, drive_on, machine, peek, stopped_by};
 use crate::status::Status;
 use crate::verifier::rules;
 
+const TAG: u32 = u32::from_le_bytes(*b"hush");
+
 /// Pages that a test owns, for objects of the kernel.
 fn object<T>() -> &'static T {
     let bytes = vec![0u128; size_of::<T>().div_ceil(16) + 8].leak();
@@ -136,7 +138,7 @@ fn memory_with_an_active_timer_or_a_queued_dpc_is_not_freed() {
     let later = LARGE_INTEGER { QuadPart: -1_000_000_000 };
     let kernel = machine();
     let outcome = drive(&kernel, Irql::PASSIVE, || {
-        let timer = ExAllocatePool2(0x40, size_of::<KTIMER>(), 1);
+        let timer = ExAllocatePool2(0x40, size_of::<KTIMER>(), TAG);
         KeInitializeTimer(timer);
         KeSetTimer(timer, later, 0);
         ExFreePool(timer);
@@ -144,7 +146,7 @@ fn memory_with_an_active_timer_or_a_queued_dpc_is_not_freed() {
     stopped_by(&kernel, outcome, &rules::TIMER_ACTIVE);
     let kernel = machine();
     let outcome = drive(&kernel, Irql::DISPATCH, || {
-        let dpc = ExAllocatePool2(0x40, size_of::<KDPC>(), 1);
+        let dpc = ExAllocatePool2(0x40, size_of::<KDPC>(), TAG);
         KeInitializeDpc(dpc, sees as *const () as Address, 0);
         KeInsertQueueDpc(dpc, 0, 0);
         ExFreePool(dpc);
@@ -152,7 +154,7 @@ fn memory_with_an_active_timer_or_a_queued_dpc_is_not_freed() {
     stopped_by(&kernel, outcome, &rules::DPC_QUEUED);
     let kernel = machine();
     let outcome = drive(&kernel, Irql::PASSIVE, || {
-        let timer = ExAllocatePool2(0x40, size_of::<KTIMER>(), 1);
+        let timer = ExAllocatePool2(0x40, size_of::<KTIMER>(), TAG);
         KeInitializeTimer(timer);
         KeSetTimer(timer, later, 0);
         KeCancelTimer(timer);

@@ -240,7 +240,7 @@ fn exports_return_the_status_of_the_engine() {
     assert!(!Status(flow).is_success());
     assert_eq!(Status(open), Status::INVALID_PARAMETER);
     let outcome = drive(&kernel, Irql::PASSIVE, || FwpmEngineClose0(kept.engine + 8));
-    stopped_by(&kernel, outcome, &rules::BAD_HANDLE);
+    stopped_by(&kernel, outcome, &rules::ENGINE_HANDLE);
 }
 
 static CHANGES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);

@@ -143,7 +143,8 @@ fn a_leak_names_tag_and_size_and_counts() {
     let Err(Stop::BugCheck { parameters, text, .. }) = outcome else {
         panic!("a leak must be fatal");
     };
-    assert_eq!(parameters, [0x62, 0, 0, 1]);
+    assert_eq!((parameters[0], parameters[2..].to_vec()), (0x62, vec![0, 1]));
+    assert_ne!(parameters[1], 0, "the name of the driver");
     assert!(text.contains("48 bytes, tag 'leak'"), "{text}");
     assert_eq!(kernel.leak_report().pool.len(), 1);
 }
@@ -261,7 +262,7 @@ fn misused_objects() {
     };
     misused(&rules::WORK_ITEM_QUEUED_TWICE, queues_twice);
     misused(&rules::WORK_ITEM_FREED_ACTIVE, frees_queued);
-    misused(&rules::BAD_OBJECT, deletes_twice);
+    misused(&rules::DEVICE_DELETED_TWICE, deletes_twice);
     let kernel = machine();
     // The worker may run before DriverEntry has returned.
     let _ = kernel.load_driver(image(worker_raises));

@@ -9,6 +9,8 @@ use super::super::{Irql, cpu};
 use super::{clean, drive, machine, stopped_by};
 use crate::verifier::{Rule, rules};
 
+const TAG: u32 = u32::from_le_bytes(*b"hush");
+
 fn at<T>(value: &T) -> Address {
     std::ptr::from_ref(value) as Address
 }
@@ -35,7 +37,7 @@ fn a_shared_spin_lock_raises_and_restores_the_level() {
         (old, inside, converted, cpu::irql())
     });
     assert_eq!(clean(&kernel, outcome), (1, Irql::DISPATCH, 1, Irql::APC));
-    breaks(&rules::LOCK_MISMATCHED, || {
+    breaks(&rules::LOCK_WRONG_RELEASE, || {
         let old = ExAcquireSpinLockShared(lock);
         ExReleaseSpinLockExclusive(lock, old);
     });
@@ -97,17 +99,17 @@ fn a_resource_is_shared_or_exclusive_and_needs_a_critical_region() {
         (taken, other)
     });
     assert_eq!(clean(&kernel, outcome), ([1; 3], 0));
-    breaks(&rules::RESOURCE_APCS_ACQUIRE, || {
+    breaks(&rules::RESOURCE_ACQUIRE_APCS, || {
         ExInitializeResourceLite(resource);
         ExAcquireResourceSharedLite(resource, 1)
     });
-    breaks(&rules::RESOURCE_AGAIN, || {
+    breaks(&rules::RESOURCE_INITIALIZED_AGAIN, || {
         ExInitializeResourceLite(resource);
         ExInitializeResourceLite(resource)
     });
-    breaks(&rules::RESOURCE_UNKNOWN, || ExDeleteResourceLite(resource));
-    breaks(&rules::RESOURCE_FREED, || {
-        let block = ExAllocatePool2(0x40, 104, 1);
+    breaks(&rules::RESOURCE_NOT_INITIALIZED, || ExDeleteResourceLite(resource));
+    breaks(&rules::POOL_RESOURCE_FREED, || {
+        let block = ExAllocatePool2(0x40, 104, TAG);
         ExInitializeResourceLite(block);
         ExFreePool(block);
     });
@@ -134,8 +136,8 @@ fn a_push_lock_needs_a_critical_region() {
         KeLeaveCriticalRegion();
     });
     clean(&kernel, outcome);
-    breaks(&rules::PUSH_LOCK_APCS_ACQUIRE, || ExAcquirePushLockSharedEx(lock, 0));
-    breaks(&rules::PUSH_LOCK_APCS_RELEASE, || {
+    breaks(&rules::PUSH_LOCK_ACQUIRE_APCS, || ExAcquirePushLockSharedEx(lock, 0));
+    breaks(&rules::PUSH_LOCK_RELEASE_APCS, || {
         KeEnterCriticalRegion();
         ExAcquirePushLockSharedEx(lock, 0);
         KeLeaveCriticalRegion();

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use super::types::Address;
 use super::{Direct, Irql, Kernel, Options, Stop};
-use crate::verifier::{Rule, rules};
+use crate::verifier::Rule;
 
 /// A machine that runs native code as its driver.
 fn machine() -> Arc<Kernel> {
@@ -63,8 +63,7 @@ fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule)
     };
     assert_eq!(code, rule.code, "{text}");
     if let Some(first) = rule.parameter {
-        let at = if rule.code == rules::SPECIAL_POOL { 3 } else { 0 };
-        assert_eq!(parameters[at], first, "{text}");
+        assert_eq!(parameters[rule.place()], first, "{text}");
     }
     let found = kernel.verifier().findings();
     let names: Vec<_> = found.iter().map(|finding| finding.violation.rule.id).collect();

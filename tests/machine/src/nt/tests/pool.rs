@@ -1,12 +1,14 @@
 //! Pool rules.
 
-use super::super::ex::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
+use std::sync::Arc;
+
+use super::super::ex::{ExAllocatePool2, ExAllocatePoolWithTag, ExFreePool, ExFreePoolWithTag};
 use super::super::memory::PAGE;
 use super::super::pool::{Shortage, Wanted, Where};
-use super::super::{Cause, Exception, Irql, Kernel, Options, Stop, describe_address, foreign};
+use super::super::{Cause, Direct, Exception, Irql, Kernel, Options, Stop, describe_address, foreign};
 use super::{clean, drive, machine, peek, poke, stopped_by};
 use crate::driver::Origin;
-use crate::verifier::{Rule, rules};
+use crate::verifier::{Rule, option, rules};
 
 const NON_PAGED: u64 = 0x40;
 const PAGED: u64 = 0x100;
@@ -56,13 +58,26 @@ fn breaks<R>(rule: &'static Rule, irql: Irql, f: impl FnOnce() -> R) {
 fn wrong_requests() {
     let level = Irql::DISPATCH;
     breaks(&rules::POOL_ZERO_BYTES, level, || allocate(0));
-    breaks(&rules::POOL_ZERO_TAG, level, || ExAllocatePool2(NON_PAGED, 8, 0));
+    breaks(&rules::POOL_ZERO_TAG, level, || ExAllocatePoolWithTag(512, 8, 0));
     breaks(&rules::POOL_PAGED_IRQL, level, || ExAllocatePool2(PAGED, 8, TAG));
     breaks(&rules::POOL_IRQL, Irql::HIGH, || allocate(8));
-    breaks(&rules::POOL_EXECUTABLE, level, || ExAllocatePool2(0x80, 8, TAG));
-    for flags in [0, NON_PAGED | PAGED, NON_PAGED | 0x800, NON_PAGED | 0x10] {
-        breaks(&rules::POOL_BAD_FLAGS, Irql::PASSIVE, || ExAllocatePool2(flags, 8, TAG));
-    }
+    let strict = Options { verifier: option::STANDARD | option::CODE_INTEGRITY, ..Options::default() };
+    let kernel = Kernel::new(Arc::new(Direct), strict);
+    let outcome = drive(&kernel, level, || ExAllocatePool2(0x80, 8, TAG));
+    stopped_by(&kernel, outcome, &rules::POOL_EXECUTABLE);
+}
+
+#[test]
+fn bad_flags_and_a_tag_of_zero_give_null() {
+    let kernel = machine();
+    let outcome = drive(&kernel, Irql::PASSIVE, || {
+        for flags in [0, NON_PAGED | PAGED, NON_PAGED | 0x800, NON_PAGED | 0x10] {
+            assert_eq!(ExAllocatePool2(flags, 8, TAG), 0);
+        }
+        assert_eq!(ExAllocatePool2(NON_PAGED, 8, 0), 0);
+    });
+    clean(&kernel, outcome);
+    breaks(&rules::POOL_RAISE, Irql::PASSIVE, || ExAllocatePool2(NON_PAGED | 0x20, 8, 0));
 }
 
 #[test]
@@ -189,7 +204,7 @@ impl super::super::Guest for Faulting {
 
 #[test]
 fn a_fault_breaks_the_rule_for_its_address() {
-    for (offset, expected) in [(Some(0), &rules::FREED_POOL_ACCESS), (None, &rules::ACCESS_VIOLATION)] {
+    for (offset, expected) in [(Some(0), &rules::FREED_POOL_TOUCHED), (None, &rules::ACCESS_VIOLATION)] {
         let guest = std::sync::Arc::new(Faulting(16.into()));
         let kernel = Kernel::new(std::sync::Arc::clone(&guest) as _, Options::default());
         let block = kernel.pool().allocate(Wanted {

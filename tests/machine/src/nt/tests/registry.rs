@@ -273,8 +273,11 @@ fn a_synchronous_request_waits_for_the_change() {
 fn handles_and_strings_are_checked() {
     let kernel = machine();
     assert_eq!(open(&kernel, r"\Registry\Nowhere"), Err(Status::OBJECT_NAME_NOT_FOUND));
-    let outcome = drive(&kernel, Irql::PASSIVE, || ZwClose(0x44));
+    let outcome = drive(&kernel, Irql::PASSIVE, || ZwClose(0xFFFF_FFFF_8000_0044));
     stopped_by(&kernel, outcome, &rules::BAD_HANDLE);
+    let kernel = machine();
+    let of_a_program = drive(&kernel, Irql::PASSIVE, || ZwClose(0x44));
+    assert_eq!(Status(clean(&kernel, of_a_program)), Status::INVALID_HANDLE);
     let (kernel, key) = prepared();
     let odd = UNICODE_STRING { Length: 3, MaximumLength: 4, Buffer: address(&kernel) };
     let outcome = drive(&kernel, Irql::PASSIVE, || ZwQueryValueKey(key, address(&odd), 2, 0, 0, 0));

@@ -61,20 +61,20 @@ fn irql_ceilings_apply_to_every_kind_of_function() {
     let event = KEVENT::zeroed();
     let event = address(&event);
     let level = Irql::DISPATCH;
-    breaks(&rules::ZW_IRQL, level, || super::super::zw::ZwClose(4));
-    breaks(&rules::API_IRQL, level, || super::super::fwp::FwpmEngineClose0(4));
-    breaks(&rules::SET_EVENT_IRQL, Irql::HIGH, || KeSetEvent(event, 0, 0));
-    breaks(&rules::SET_EVENT_IRQL, level, || KeSetEvent(event, 0, 1));
+    breaks(&rules::DDI_IRQL_ZW_PASSIVE, level, || super::super::zw::ZwClose(4));
+    breaks(&rules::CALL_IRQL, level, || super::super::fwp::FwpmEngineClose0(4));
+    breaks(&rules::DDI_IRQL_KE_SET_EVENT, Irql::HIGH, || KeSetEvent(event, 0, 0));
+    breaks(&rules::DDI_IRQL_KE_SET_EVENT, level, || KeSetEvent(event, 0, 1));
     let later = LARGE_INTEGER { QuadPart: -1 };
     let later = address(&later);
     breaks(&rules::WAIT_FOREVER_AT_DISPATCH, level, || KeWaitForSingleObject(event, 0, 0, 0, 0));
     breaks(&rules::WAIT_AT_DISPATCH, level, || KeWaitForSingleObject(event, 0, 0, 0, later));
     breaks(&rules::WAIT_ABOVE_DISPATCH, Irql::HIGH, || KeWaitForSingleObject(event, 0, 0, 0, 0));
-    breaks(&rules::RELEASE_SPIN_LOCK_IRQL, Irql::PASSIVE, || KeReleaseSpinLock(event, 0));
-    breaks(&rules::ACQUIRE_SPIN_LOCK_IRQL, Irql::HIGH, || KeAcquireSpinLockRaiseToDpc(event));
-    breaks(&rules::ACQUIRE_AT_DPC_IRQL, Irql::PASSIVE, || KeAcquireSpinLockAtDpcLevel(event));
-    breaks(&rules::RELEASE_FROM_DPC_IRQL, Irql::APC, || KeReleaseSpinLockFromDpcLevel(event));
-    breaks(&rules::ACQUIRE_FAST_MUTEX_IRQL, level, || ExAcquireFastMutex(event));
+    breaks(&rules::DDI_IRQL_KE_RELEASE_SPIN_LOCK, Irql::PASSIVE, || KeReleaseSpinLock(event, 0));
+    breaks(&rules::DDI_IRQL_KE_DISPATCH_LTE, Irql::HIGH, || KeAcquireSpinLockRaiseToDpc(event));
+    breaks(&rules::DDI_IRQL_DISPATCH, Irql::PASSIVE, || KeAcquireSpinLockAtDpcLevel(event));
+    breaks(&rules::DDI_IRQL_DISPATCH, Irql::APC, || KeReleaseSpinLockFromDpcLevel(event));
+    breaks(&rules::DDI_IRQL_EX_APC_LTE_1, level, || ExAcquireFastMutex(event));
     breaks(&rules::RELEASE_FAST_MUTEX_IRQL, Irql::PASSIVE, || ExReleaseFastMutex(event));
 }
 
@@ -272,17 +272,17 @@ fn fast_mutexes_raise_to_apc_level_and_record_their_owner() {
 
 #[test]
 fn bad_pointers_break_the_rule_for_their_address() {
-    let block = |size| ExAllocatePool2(0x40, size, 1);
+    let block = |size| ExAllocatePool2(0x40, size, u32::from_le_bytes(*b"test"));
     let nowhere = 0xFFFF_F800_0000_0000;
     breaks(&rules::ACCESS_VIOLATION, Irql::PASSIVE, || KeQuerySystemTimePrecise(64));
     breaks(&rules::BAD_POINTER, Irql::PASSIVE, || KeQuerySystemTimePrecise(nowhere));
-    breaks(&rules::BAD_POINTER_RAISED, Irql::DISPATCH, || KeQuerySystemTimePrecise(64));
-    breaks(&rules::FREED_POOL_ACCESS, Irql::PASSIVE, || {
+    breaks(&rules::PAGEABLE_TOUCHED, Irql::DISPATCH, || KeQuerySystemTimePrecise(64));
+    breaks(&rules::FREED_POOL_TOUCHED, Irql::PASSIVE, || {
         let gone = block(8);
         ExFreePool(gone);
         KeQuerySystemTimePrecise(gone);
     });
-    breaks(&rules::BEYOND_POOL_ACCESS, Irql::PASSIVE, || KeQuerySystemTimePrecise(block(16) + 16));
+    breaks(&rules::BEYOND_POOL_TOUCHED, Irql::PASSIVE, || KeQuerySystemTimePrecise(block(16) + 16));
 }
 
 #[test]

@@ -79,3 +79,9 @@ pub const MDL_MAPPED_TO_SYSTEM_VA: i16 = 1;
 pub const MDL_PAGES_LOCKED: i16 = 2;
 /// `MDL_SOURCE_IS_NONPAGED_POOL` (`wdm.h`).
 pub const MDL_SOURCE_IS_NONPAGED_POOL: i16 = 4;
+/// `MDL_PARTIAL` (`wdm.h`).
+pub const MDL_PARTIAL: i16 = 0x10;
+/// `MDL_PARTIAL_HAS_BEEN_MAPPED` (`wdm.h`).
+pub const MDL_PARTIAL_HAS_BEEN_MAPPED: i16 = 0x20;
+/// `MDL_WRITE_OPERATION` (`wdm.h`).
+pub const MDL_WRITE_OPERATION: i16 = 0x80;

@@ -11,6 +11,7 @@ use super::super::{Kernel, Trouble, foreign, ke};
 use super::object::{self, Parent};
 use super::{Data as ObjectData, Kind, finish, finish_void, not_null};
 use crate::status::Status;
+use crate::verifier::{Violation, rules};
 
 /// A lock: the pages of a spin lock's word, and the level before it was taken; or
 /// whether a wait lock is taken.
@@ -59,9 +60,13 @@ pub extern "win64" fn WdfSpinLockAcquire(DriverGlobals: Address, SpinLock: Addre
     let _ = DriverGlobals;
     let acquire = || {
         let (word, ()) = spin(&kernel, SpinLock, |_| ())?;
+        if kernel.locks().is_held_here(word) {
+            let text = format!("the WDFSPINLOCK {SpinLock:#x}");
+            return Err(Violation::new(&rules::WDF_LOCK_HELD, [0; 3], text).into());
+        }
         let old = cpu::irql();
         cpu::set_irql(&kernel, old.max(Irql::DISPATCH));
-        ke::acquire(&kernel, word);
+        ke::acquire(&kernel, word, LockKind::Spin);
         spin(&kernel, SpinLock, |level| level.store(old.0, Ordering::Relaxed)).map(|_| ())
     };
     finish_void(&kernel, acquire());
@@ -73,7 +78,11 @@ pub extern "win64" fn WdfSpinLockRelease(DriverGlobals: Address, SpinLock: Addre
     let _ = DriverGlobals;
     let release = || {
         let (word, old) = spin(&kernel, SpinLock, |level| Irql(level.load(Ordering::Relaxed)))?;
-        ke::release(&kernel, word);
+        if !kernel.locks().is_held_here(word) && kernel.locks().held_in(&(word..word + 1)).is_some() {
+            let text = format!("the WDFSPINLOCK {SpinLock:#x}");
+            return Err(Violation::new(&rules::WDF_LOCK_MISUSED, [SpinLock as u64, 1, 0], text).into());
+        }
+        ke::release(&kernel, word, LockKind::Spin);
         cpu::set_irql(&kernel, old.min(Irql::DISPATCH));
         Ok(())
     };
@@ -113,13 +122,13 @@ pub extern "win64" fn WdfWaitLockAcquire(
     let acquire = || {
         let timeout = foreign::read_optional::<i64>(Timeout)?;
         kernel.framework().object_of(Lock, Kind::WaitLock)?;
-        kernel.locks().acquiring(Lock)?;
+        kernel.locks().acquiring(Lock, LockKind::FastMutex)?;
         let what = || format!("the WDFWAITLOCK {Lock:#x}");
         let status =
             ke::wait(&kernel, &what, timeout, || set_taken(&kernel, Lock, true).is_ok_and(|was| !was));
         if status == Status::SUCCESS {
             cpu::enter_critical_region();
-            kernel.locks().acquired(Lock, LockKind::FastMutex);
+            kernel.locks().acquired(Lock, LockKind::FastMutex, kernel.thread_object());
         }
         Ok(status)
     };
@@ -131,8 +140,8 @@ pub extern "win64" fn WdfWaitLockRelease(DriverGlobals: Address, Lock: Address) 
     let kernel = enter!(WdfWaitLockRelease);
     let _ = DriverGlobals;
     let release = || {
-        let was_taken = set_taken(&kernel, Lock, false)?;
-        kernel.locks().releasing(Lock, LockKind::FastMutex, was_taken)?;
+        set_taken(&kernel, Lock, false)?;
+        kernel.locks().releasing(Lock, LockKind::FastMutex, kernel.thread_object())?;
         cpu::leave_critical_region();
         kernel.bell.ring();
         Ok(())

@@ -227,7 +227,11 @@ fn bad_handle(handle: Address, text: String) -> Violation {
 /// A parameter that must not be NULL.
 fn not_null(name: &str, value: Address) -> Result<Address, Trouble> {
     match value {
-        0 => Err(Violation::new(&rules::WDF_NULL_PARAMETER, [0, 0, 0], name.to_owned()).into()),
+        0 => {
+            // The caller's address is the third parameter.
+            let parameters = [0, Kernel::current().call_site(), 0];
+            Err(Violation::new(&rules::WDF_NULL_PARAMETER, parameters, name.to_owned()).into())
+        }
         value => Ok(value),
     }
 }

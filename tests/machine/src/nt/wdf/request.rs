@@ -100,6 +100,21 @@ fn request_error(code: u64, request: Address, text: String) -> Trouble {
     Violation::new(&rules::WDF_REQUEST_ERROR, [code, request as u64, 0], text).into()
 }
 
+/// Whether the driver has references to the memory objects of a request's buffers, which
+/// end with the request.
+fn check_references(kernel: &Kernel, request: Address) -> Result<(), Trouble> {
+    let mut framework = kernel.framework();
+    let memories = framework.request(request)?.memories;
+    let held = memories.iter().filter_map(|memory| framework.objects.get(memory)).map(|it| it.references - 1);
+    match held.map(u64::from).sum() {
+        0 => Ok(()),
+        count => {
+            let text = format!("WDFREQUEST {request:#x}: {count} references to its buffers");
+            Err(Violation::new(&rules::WDF_BUFFER_REFERENCED, [request as u64, count, 0], text).into())
+        }
+    }
+}
+
 /// Completes a request: its cleanup callbacks and its children's deletion come first.
 pub(super) fn complete(
     kernel: &Kernel,
@@ -108,6 +123,7 @@ pub(super) fn complete(
     information: Option<u64>,
 ) -> Result<(), Trouble> {
     let status = windows_status(status);
+    check_references(kernel, request)?;
     let (irp, queue, information, file) = {
         let mut framework = kernel.framework();
         let data = framework.request(request)?;
