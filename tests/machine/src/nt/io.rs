@@ -111,6 +111,12 @@ pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
 
 /// Refuses to delete a device object to which a registration or a work item refers.
 fn is_unused(kernel: &Kernel, device: Address) -> Result<(), Violation> {
+    if let Some(engine) = kernel.engine_if_used() {
+        // A callout may have been unregistered without the driver.
+        let registered = engine.registered_callouts();
+        let ids: Vec<u32> = registered.into_iter().filter_map(|key| engine.callout_id(key)).collect();
+        kernel.objects().callout_devices.retain(|id, _| ids.contains(id));
+    }
     let users = kernel.objects().users_of_device(device);
     match users.is_empty() {
         true => Ok(()),

@@ -127,7 +127,7 @@ pub const CALLS: &[Export] = &[
         "GroupNumber": Is(0xffff), "ALL_PROCESSOR_GROUPS [KeQueryMaximumProcessorCountEx]";
     ),
     export!(KeQuerySystemTimePrecise, PASSIVE,
-        "CurrentTime": LOCAL, OUT;
+        "CurrentTime": Is(0), OUT;
     ),
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
     export!(KeRegisterProcessorChangeCallback, PASSIVE,
