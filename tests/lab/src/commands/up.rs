@@ -253,21 +253,23 @@ fn lines(option: &str, path: &Path) -> Result<Box<dyn Write + Send>> {
 /// Shows the System event log as it grows.
 struct EventLog {
     lines: Box<dyn Write + Send>,
-    written: usize,
+    /// The record that was written last.
+    written: u64,
 }
 
 impl EventLog {
     /// Writes what is new.
     fn follow(&mut self, world: &Hosted) {
         let kernel = world.machine.kernel();
-        for entry in kernel.error_log().iter().skip(self.written) {
+        let written = self.written;
+        for entry in kernel.error_log().iter().filter(|entry| entry.record > written) {
             let messages = kernel.messages(&entry.source);
             let (severity, source, id) = (entry.severity(), &entry.source, entry.id());
             let (category, text) = (entry.category(&messages), entry.text(&messages));
             // A failed write, such as to a full disk, does not stop the host.
             let _written = writeln!(self.lines, "{severity}  {source}  event {id} ({category})  {text}")
                 .and_then(|()| self.lines.flush());
-            self.written += 1;
+            self.written = entry.record;
         }
     }
 }

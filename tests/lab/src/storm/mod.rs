@@ -219,6 +219,9 @@ impl Stage {
                 return;
             }
             assert!(Instant::now() < end, "{wanted:?} does not take effect");
+            // The driver may have begun to wait for its next look only now. Busy threads
+            // let no time pass.
+            self.kernel.pass(LOOK / 100);
             if !schedule::pause(&|| "the policy to take effect".to_owned()) {
                 std::thread::sleep(Duration::from_micros(100));
             }

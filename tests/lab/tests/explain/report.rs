@@ -148,10 +148,11 @@ fn hushports_place_among_the_sublayers_is_shown() {
             .collect::<Vec<_>>();
         (report.hushport.in_file, report.hushport.weights, order)
     };
-    // 0x8000 is UNIVERSAL's.
+    assert_eq!(place(Written::new().firewall()), (false, vec![0x7000], vec![(0x7000, true), (2, false)]));
     assert_eq!(
-        place(Written::new().firewall()),
-        (false, vec![32769, 32767], vec![(32769, true), (2, false)])
+        place(Written::new().firewall().sublayer(OTHER, "", 0x7000)).1,
+        [0x7001, 0x6fff],
+        "0x7000 is taken"
     );
     let key = format!("{{{SUBLAYER}}}").to_uppercase();
     let there = Written::new().firewall().sublayer(&key, "hushport", 1);
@@ -161,16 +162,16 @@ fn hushports_place_among_the_sublayers_is_shown() {
 /// Where the two free weights make a difference, both are told.
 #[test]
 fn a_weight_that_changes_the_result_is_reported() {
-    let written = Written::new().sublayer(OTHER, "", 32768);
+    let written = Written::new().sublayer(OTHER, "", 0x7000);
     let state = written.filter(TRANSPORT_DISCARD, OTHER, ("PERMIT", "", "CLEAR_ACTION_RIGHT"), &[]).state();
     let lines = consequences(&state, TRANSPORT_DISCARD);
     let mode_2: Vec<_> = lines.iter().filter(|line| line.starts_with("Mode 2:")).collect();
     assert!(
-        mode_2[0].contains("do not answer") && mode_2[0].ends_with("(if its weight is 32769)"),
+        mode_2[0].contains("do not answer") && mode_2[0].ends_with("(if its weight is 28673)"),
         "{lines:?}"
     );
     assert!(
-        mode_2[1].contains("ports answer") && mode_2[1].ends_with("(if its weight is 32767)"),
+        mode_2[1].contains("ports answer") && mode_2[1].ends_with("(if its weight is 28671)"),
         "{lines:?}"
     );
 }

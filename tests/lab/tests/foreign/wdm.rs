@@ -118,7 +118,8 @@ fn the_error_log_keeps_codes_and_strings() {
     let file = open(&machine);
     file.control(code(0x803, 0), &[], &[]).unwrap();
     let log = machine.kernel().error_log();
-    let [ErrorLogEntry { source, code: 0x4004_0001, category: 0, status: 0, strings, data }] = &log[..]
+    let [ErrorLogEntry { record: 1, source, code: 0x4004_0001, category: 0, status: 0, strings, data }] =
+        &log[..]
     else {
         panic!("{log:?}");
     };

@@ -14,8 +14,7 @@ use crate::nt::{Caller, Effect, FailCalls, Failure};
 pub enum Mode {
     /// Only the planned one.
     Once,
-    /// The planned one and all later ones. Of the calls of the driver's own threads,
-    /// only those to the engine's management interface fail.
+    /// The planned one and all later ones.
     After,
 }
 
@@ -36,7 +35,9 @@ impl fmt::Display for Mode {
 /// The calls of a run that fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// The number of the first one, counted from 1 over the calls that can fail.
+    /// The number of the first one, counted from 1 over the calls that can fail. Of the
+    /// calls of the driver's own threads, only those to the engine's management interface
+    /// count and fail: the others, such as looks at the registry, come in no fixed order.
     pub nth: usize,
     /// Whether later calls fail, too.
     pub mode: Mode,
@@ -136,7 +137,7 @@ impl Faults {
         *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
     }
 
-    /// Pauses failures; calls are still counted.
+    /// Pauses failures. Calls are not counted meanwhile.
     pub fn pause(&self, paused: bool) {
         self.state().paused = paused;
     }
@@ -163,7 +164,7 @@ fn row_of(name: &str) -> usize {
 }
 
 impl FailCalls for Faults {
-    /// Also counts the call, unless the driver's own thread makes it.
+    /// Also counts the call.
     fn failure(&self, export: usize, caller: Caller) -> Option<Failure> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
@@ -179,12 +180,14 @@ impl FailCalls for Faults {
             BEFORE.set(false);
         }
         let mut state = self.state();
-        if caller == Caller::System {
+        let counts = !state.paused && (caller == Caller::System || FALLIBLE[row].name.starts_with("Fwpm"));
+        if counts {
             state.calls.push(row);
         }
         let failure = match state.asked_for(row) {
             Some(failure) => failure,
-            None => state.planned(row, caller)?,
+            None if counts => state.planned(row)?,
+            None => return None,
         };
         let number = state.calls.len();
         state.injected.push(Injection { number, row, failure });
@@ -210,21 +213,17 @@ impl State {
         self.always.iter().find(|(always, _)| *always == row).map(|(_, failure)| *failure)
     }
 
-    fn planned(&mut self, row: usize, caller: Caller) -> Option<Failure> {
-        let plan = self.plan.filter(|_| !self.paused)?;
+    /// The failure that the plan has for the call that was counted last.
+    fn planned(&mut self, row: usize) -> Option<Failure> {
+        let plan = self.plan?;
         let (number, call) = (self.calls.len(), &FALLIBLE[row]);
-        let choose = |number: usize| {
-            let choice = mix(plan.seed ^ number as u64) % call.failures.len() as u64;
-            call.failures[choice as usize]
-        };
-        let failure = match (caller, plan.mode) {
-            (Caller::DriverThread, Mode::After) if number >= plan.nth && call.name.starts_with("Fwpm") => {
-                choose(self.injected.len())
+        let failure = match plan.mode {
+            _ if number == plan.nth => plan.failure,
+            Mode::After if number > plan.nth => {
+                let choice = mix(plan.seed ^ number as u64) % call.failures.len() as u64;
+                call.failures[choice as usize]
             }
-            (Caller::DriverThread, _) => return None,
-            (Caller::System, _) if number == plan.nth => plan.failure,
-            (Caller::System, Mode::After) if number > plan.nth => choose(number),
-            (Caller::System, _) => return None,
+            _ => return None,
         };
         if call.releases && failure.effect == Effect::Refused {
             if self.in_a_row == IN_A_ROW || self.refusals == REFUSALS {

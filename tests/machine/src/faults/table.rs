@@ -104,6 +104,11 @@ pub const FALLIBLE: &[Fallible] = &[
         io::IoOpenDriverRegistryKey(_, _, _, _, _),
         &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND), refused(Status::ACCESS_DENIED)],
     ),
+    // Of the page's failures, those of a valid path.
+    fallible!(
+        zw::ZwOpenKey(_, _, _),
+        &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND), refused(Status::ACCESS_DENIED)],
+    ),
     fallible!(
         zw::ZwQueryValueKey(_, _, _, _, _, _),
         &[
@@ -256,6 +261,7 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("IoDeleteDevice", "returns nothing"),
     ("IoFreeWorkItem", "returns nothing"),
     ("IoQueueWorkItem", "returns nothing; it needs no memory but the item"),
+    ("IoWriteErrorLogEntry", "returns nothing; the entry has its memory"),
     ("KeBugCheckEx", "does not return"),
     ("KeDeregisterProcessorChangeCallback", "returns nothing"),
     ("KeDelayExecutionThread", "in kernel mode and not alertable, it returns only STATUS_SUCCESS"),

@@ -18,6 +18,9 @@ const ENTRY_TAG: u32 = u32::from_le_bytes(*b"IoEr");
 /// iologmsg.dll.
 const IO_ERROR_CODES: u32 = 4;
 
+/// The most entries that are kept. Then the oldest are overwritten, as in the event log.
+const MOST_ENTRIES: usize = 500;
+
 /// An entry that is allocated and not yet written.
 #[derive(Clone, Debug)]
 pub struct OpenEntry {
@@ -28,6 +31,8 @@ pub struct OpenEntry {
 /// An entry of the System event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorLogEntry {
+    /// `EventRecordID`: 1 for the first entry.
+    pub record: u64,
     /// The service that wrote it, which Event Viewer shows as the source.
     pub source: String,
     /// `ErrorCode`. The low 16 bits are the event id.
@@ -161,6 +166,7 @@ fn read_entry(address: Address, open: &OpenEntry) -> Result<Result<ErrorLogEntry
         }
     }
     Ok(Ok(ErrorLogEntry {
+        record: 0,
         source: open.driver.clone(),
         code: packet.ErrorCode as u32,
         category: packet.EventCategory,
@@ -171,9 +177,9 @@ fn read_entry(address: Address, open: &OpenEntry) -> Result<Result<ErrorLogEntry
 }
 
 impl Kernel {
-    /// The entries that drivers wrote to the System event log.
+    /// The newest entries that drivers wrote to the System event log, oldest first.
     pub fn error_log(&self) -> Vec<ErrorLogEntry> {
-        self.objects().error_log.clone()
+        self.objects().error_log.iter().cloned().collect()
     }
 
     /// Gives the texts of a driver's entries.
@@ -198,7 +204,7 @@ impl Kernel {
     /// Adds an entry to the log. Its message must exist: Event Viewer shows an entry
     /// without one as a fault of the driver. Drivers without a message table may take
     /// their texts from another file.
-    fn keep_entry(&self, entry: ErrorLogEntry) {
+    fn keep_entry(&self, mut entry: ErrorLogEntry) {
         let messages = self.messages(&entry.source);
         let is_own = entry.code >> 16 & 0xfff != IO_ERROR_CODES;
         if is_own && !messages.is_empty() {
@@ -209,7 +215,13 @@ impl Kernel {
                 self.refuse_entry(0, &format!("the image has no name for category {}", entry.category));
             }
         }
-        self.objects().error_log.push(entry);
+        let mut objects = self.objects();
+        let log = &mut objects.error_log;
+        entry.record = log.back().map_or(0, |last| last.record) + 1;
+        if log.len() == MOST_ENTRIES {
+            log.pop_front();
+        }
+        log.push_back(entry);
     }
 
     fn refuse_entry(&self, address: Address, wrong: &str) {

@@ -1,7 +1,7 @@
 //! The machine's objects for drivers: handles, devices, work items. Each is some
 //! driver's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -199,7 +199,7 @@ pub struct Objects {
     /// Devices by their open file objects.
     pub files: BTreeMap<Address, Address>,
     /// Entries of the error log.
-    pub error_log: Vec<ErrorLogEntry>,
+    pub error_log: VecDeque<ErrorLogEntry>,
     /// Entries that are not yet written, by their addresses.
     pub open_entries: BTreeMap<Address, OpenEntry>,
     /// The texts of entries, by the service.
@@ -250,7 +250,7 @@ impl Default for Objects {
             inside: BTreeMap::new(),
             links: BTreeMap::new(),
             files: BTreeMap::new(),
-            error_log: Vec::new(),
+            error_log: VecDeque::new(),
             open_entries: BTreeMap::new(),
             messages: BTreeMap::new(),
             tables: BTreeMap::new(),

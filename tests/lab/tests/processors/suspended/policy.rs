@@ -75,6 +75,9 @@ impl Changing<'_> {
         self.exempt = !self.exempt;
         set(&self.play.kernel, self.exempt);
         self.play.let_others_run(30);
+        // The driver may have begun to wait for its next look after the change.
+        self.play.kernel.pass(lab::hushport::LOOK);
+        self.play.let_others_run(30);
         if self.play.is_stopped() {
             return;
         }
