@@ -178,8 +178,9 @@ struct State<T> {
     /// Replies that replace stored values, one for each query, by upper-case path
     /// and name.
     replies: BTreeMap<(String, String), VecDeque<Reply>>,
-    /// The last query of each value, by upper-case name and driver.
-    readings: BTreeMap<(String, DriverId), Reading>,
+    /// The last query of each value, by upper-case name and the number of the service,
+    /// with the load of it.
+    readings: BTreeMap<(String, usize), (DriverId, Reading)>,
     /// Number of changes of values.
     changes: u64,
     keys_made: u64,
@@ -353,15 +354,16 @@ impl<T> Registry<T> {
     /// `of` is true.
     pub fn last_reading(&self, name: &str, of: impl Fn(DriverId) -> bool) -> Option<Reading> {
         let (state, name) = (self.state(), name.to_uppercase());
-        let by_them = state.readings.iter().filter(|((read, driver), _)| *read == name && of(*driver));
-        by_them.map(|(_, reading)| *reading).max_by_key(|reading| (reading.change, reading.waits))
+        let by_them = state.readings.iter().filter(|((read, _), (driver, _))| *read == name && of(*driver));
+        by_them.map(|(_, (_, reading))| *reading).max_by_key(|reading| (reading.change, reading.waits))
     }
 
     /// Answers a query by a driver.
     pub fn read(&self, key: &str, name: &str, reader: Reader) -> Option<Answered> {
         let mut state = self.state();
         let reading = Reading { change: state.changes, waits: reader.waits };
-        state.readings.insert((name.to_uppercase(), reader.driver), reading);
+        let of = (name.to_uppercase(), reader.driver.service());
+        state.readings.insert(of, (reader.driver, reading));
         let of = (normal(key), name.to_uppercase());
         let reply = state.replies.get_mut(&of).and_then(VecDeque::pop_front);
         let value = match reply {
