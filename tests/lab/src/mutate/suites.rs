@@ -230,7 +230,7 @@ mod tests {
 
     /// The programs that test the lab, other drivers or the checkout, so that a change of
     /// the driver means nothing to them.
-    const OTHERS: [&str; 9] = [
+    const OTHERS: [&str; 10] = [
         "checkout",
         "docs",
         "foreign",
@@ -239,6 +239,7 @@ mod tests {
         "run_any",
         "sandbox",
         "time_limits",
+        "vm",
         "wdk",
     ];
 

@@ -77,7 +77,8 @@ fn leftovers_have_a_verdict_of_their_own() {
 fn calls_at_the_wrong_irql_are_listed_apart() {
     let set = format!("Bug={}", bug(rules::ACQUIRE_FAST_MUTEX_IRQL.id));
     let outcome = run(&planted(), &["--set", &set]);
-    outcome.expect("rule broken: ACQUIRE_FAST_MUTEX_IRQL");
+    // With DDI compliance checking, this rule comes instead.
+    outcome.expect("rule broken: DDI_IRQL_EX_APC_LTE_1");
     outcome.contains(&["broken rules: none", "calls and returns at the wrong IRQL: 1"]);
 }
 
