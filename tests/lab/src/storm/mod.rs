@@ -89,7 +89,7 @@ struct Stage {
 }
 
 /// The time limit for a policy to take effect.
-const APPLIED: Duration = Duration::from_secs(30);
+const APPLIED: Duration = Duration::from_secs(120);
 
 impl Stage {
     fn new(subject: &dyn Subject, fine: bool) -> Self {
@@ -221,7 +221,7 @@ impl Stage {
             assert!(Instant::now() < end, "{wanted:?} does not take effect");
             // The driver may have begun to wait for its next look only now. Busy threads
             // let no time pass.
-            self.kernel.pass(LOOK / 100);
+            self.kernel.pass(LOOK / 4);
             if !schedule::pause(&|| "the policy to take effect".to_owned()) {
                 std::thread::sleep(Duration::from_micros(100));
             }
