@@ -1,7 +1,7 @@
 //! The messages of the System event log. `hushport.sys` carries them as a message table.
 //!
-//! `build.rs` includes this file to make the resource, so it uses nothing of the
-//! crate. docs/EVENTS.md lists the messages; a test compares them.
+//! `build.rs` includes this file to make the resource. So this file must not use the
+//! rest of the crate. docs/EVENTS.md lists the messages; a test compares them.
 
 /// A severity, as the two upper bits of an NTSTATUS hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,8 +47,8 @@ const HELP: [Help; VALUES.len()] = [
     help(
         "SilenceProtocols",
         "Silence unknown protocols",
-        "The machine sends no ICMP error for an IP protocol that nobody handles, nor for a packet that \
-         cannot be delivered.",
+        "The machine sends no ICMP error for an IP protocol that no program uses. It also sends none for a \
+         packet that cannot be delivered.",
     ),
     help(
         "SilenceEcho",
