@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::driver::{lock, toolchain};
-use super::{Need, Target, ensure, run, state};
+use super::{Need, Target, ensure, root, run, state};
 
 /// How a driver is linked.
 const LINK: [&str; 5] =
@@ -76,7 +76,8 @@ pub fn compile_c(source: &Path, imports: &[&str]) -> Result<PathBuf> {
 
 /// Compiles and links a driver for x64 from a source file and its modules, which
 /// are in a folder with the file's name. The PDB is written next to the driver. An
-/// unchanged driver is not compiled again.
+/// unchanged driver is not compiled again. A driver without a panic handler of its own
+/// includes `DRIVER_RUNTIME`.
 pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain(Target::X64)?;
     let text = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
@@ -84,7 +85,7 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let mut modules = modules(&source.with_extension(""))?;
     modules.sort();
     let mut hasher = DefaultHasher::new();
-    (&text, &modules, arguments, &toolchain.channel).hash(&mut hasher);
+    (&text, &modules, include_str!("driver_runtime.rs"), arguments, &toolchain.channel).hash(&mut hasher);
     let driver = place(name, hasher.finish());
     let folder = folder_of(&driver);
     let _guard = lock()?;
@@ -95,6 +96,7 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     // It is renamed at the end, so that the file is always complete.
     let fresh = folder.join("fresh.dll");
     let mut rustc = toolchain.command("rustc");
+    rustc.env("DRIVER_RUNTIME", root().join("tests/lab/src/setup/driver_runtime.rs"));
     rustc.args(["--edition=2024", "--crate-type=cdylib", "-O", "-g", "-Cpanic=abort"]);
     rustc.args(["--target", Target::X64.triple(), "-Clinker-flavor=lld-link"]);
     rustc.arg(format!("-Clinker={}", toolchain.linker.display()));

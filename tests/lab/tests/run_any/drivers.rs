@@ -4,8 +4,6 @@
 #![allow(non_snake_case, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "the test chooses what it does")]
 
-use core::panic::PanicInfo;
-
 #[unsafe(no_mangle)]
 pub extern "system" fn DriverEntry(_: usize, _: usize) -> i32 {
     #[cfg(spins)]
@@ -17,17 +15,4 @@ pub extern "system" fn DriverEntry(_: usize, _: usize) -> i32 {
     if cfg!(refuses) { 0xC000_009A_u32 as i32 } else { 0 }
 }
 
-/// A symbol that object files with floating point need.
-#[unsafe(no_mangle)]
-static _fltused: i32 = 0;
-
-/// A symbol that the unwind tables of `core` need. Nothing unwinds.
-#[unsafe(no_mangle)]
-extern "C" fn __CxxFrameHandler3() {}
-
-#[panic_handler]
-fn panic(_: &PanicInfo) -> ! {
-    loop {
-        unsafe { core::arch::asm!("int3") };
-    }
-}
+include!(env!("DRIVER_RUNTIME"));

@@ -8,7 +8,6 @@
 #![allow(unexpected_cfgs, reason = "the test chooses the version and the name")]
 
 use core::cell::UnsafeCell;
-use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 type Ptr = usize;
@@ -371,17 +370,4 @@ fn calls(request: u64) -> Result<u64, u64> {
     Ok(8 * count as u64)
 }
 
-/// A symbol that object files with floating point need.
-#[unsafe(no_mangle)]
-static _fltused: i32 = 0;
-
-/// A symbol that the unwind tables of `core` need. Nothing unwinds.
-#[unsafe(no_mangle)]
-extern "C" fn __CxxFrameHandler3() {}
-
-#[panic_handler]
-fn panic(_: &PanicInfo) -> ! {
-    loop {
-        unsafe { core::arch::asm!("int3") };
-    }
-}
+include!(env!("DRIVER_RUNTIME"));

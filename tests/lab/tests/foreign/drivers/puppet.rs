@@ -4,7 +4,6 @@
 #![allow(non_snake_case, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "the test chooses the name")]
 
-use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 type Ptr = usize;
@@ -219,17 +218,4 @@ extern "system" fn work(_: u64, _: u64) {
     }
 }
 
-/// A symbol that object files with floating point need.
-#[unsafe(no_mangle)]
-static _fltused: i32 = 0;
-
-/// A symbol that the unwind tables of `core` need. Nothing unwinds.
-#[unsafe(no_mangle)]
-extern "C" fn __CxxFrameHandler3() {}
-
-#[panic_handler]
-fn panic(_: &PanicInfo) -> ! {
-    loop {
-        unsafe { core::arch::asm!("int3") };
-    }
-}
+include!(env!("DRIVER_RUNTIME"));

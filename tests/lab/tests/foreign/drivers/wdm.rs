@@ -4,7 +4,6 @@
 #![allow(non_snake_case, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "the test chooses how reads pass their buffer")]
 
-use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 type Ptr = usize;
@@ -328,17 +327,4 @@ extern "system" fn canceled(_: Ptr, irp: Ptr) {
     complete(irp, CANCELLED, 0);
 }
 
-/// A symbol that object files with floating point need.
-#[unsafe(no_mangle)]
-static _fltused: i32 = 0;
-
-/// A symbol that the unwind tables of `core` need. Nothing unwinds.
-#[unsafe(no_mangle)]
-extern "C" fn __CxxFrameHandler3() {}
-
-#[panic_handler]
-fn panic(_: &PanicInfo) -> ! {
-    loop {
-        unsafe { core::arch::asm!("int3") };
-    }
-}
+include!(env!("DRIVER_RUNTIME"));
