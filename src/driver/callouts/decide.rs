@@ -77,7 +77,7 @@ impl<D: Decide> Handler for Deciding<D> {
             return Action::Continue;
         };
         if const { Self::CALLOUTS.v4.flow_packets.is_some() } {
-            shared.count_flow_packet(&incoming, irql);
+            count_flow_packet(shared, &incoming, irql);
         }
         let word = shared.policies.word();
         let (verdict, met) = match D::is_needed(word.rules()) {
@@ -145,6 +145,12 @@ impl<D: Decide> Deciding<D> {
         }
         Decided::Usual(verdict, met)
     }
+}
+
+/// The slow path's copy of [`Shared::count_flow_packet`].
+#[inline(never)]
+fn count_flow_packet(shared: &Shared, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
+    shared.count_flow_packet(incoming, irql);
 }
 
 /// Counts and logs the verdict on a packet that is permitted.

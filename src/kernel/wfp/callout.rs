@@ -92,15 +92,25 @@ impl<C: FlowContexts> CalloutRegistration<C> {
         key: Guid,
         flows: bool,
         contexts: &C,
-        _: &Passive,
+        irql: &Passive,
     ) -> Result<Self> {
-        let mut callout = ffi::FWPS_CALLOUT3 {
+        let callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
             flags: FLAGS,
             classifyFn: Some(classify_thunk::<H>),
             notifyFn: Some(notify),
             flowDeleteFn: if flows { Some(flow_delete_thunk::<H>) } else { None },
         };
+        Self::register(device, callout, contexts, irql)
+    }
+
+    #[inline(never)]
+    fn register(
+        device: &Device,
+        mut callout: ffi::FWPS_CALLOUT3,
+        contexts: &C,
+        _: &Passive,
+    ) -> Result<Self> {
         let mut id = 0;
         loop {
             // SAFETY: the device is alive, callout and id are locals, the functions
@@ -149,6 +159,17 @@ impl<C: FlowContexts> Drop for CalloutRegistration<C> {
     }
 }
 
+/// FWPS_CALLOUT_CLASSIFY_FN3.
+type ClassifyFn = unsafe extern "C" fn(
+    *const ffi::FWPS_INCOMING_VALUES0,
+    *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    *mut c_void,
+    *const c_void,
+    *const ffi::FWPS_FILTER3,
+    u64,
+    *mut ffi::FWPS_CLASSIFY_OUT0,
+);
+
 /// FWPS_CALLOUT_CLASSIFY_FN3: checks the level and the pointers, asks the handler, and
 /// writes the action once. If the fast path has no answer, [`classify_slow`] is called; if
 /// the IRQL must be raised, [`classify_below`] is.
@@ -165,12 +186,11 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
         // SAFETY: as the engine passed them to this function, which is a classifyFn and
         // runs at IRQL <= DISPATCH_LEVEL (FWPS_CALLOUT_CLASSIFY_FN3).
         return unsafe {
-            classify_below::<H>(
+            classify_below(
                 in_fixed_values,
                 in_meta_values,
                 layer_data,
-                ptr::null(),
-                ptr::null(),
+                classify_thunk::<H>,
                 flow_context,
                 classify_out,
             )
@@ -207,18 +227,17 @@ fn classify_slow<H: Handler>(shared: &H::Shared, indication: Indication<'_>, irq
 /// every level has the same paths.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn classify_below<H: Handler>(
+unsafe extern "C" fn classify_below(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
-    _classify_context: *const c_void,
-    _filter: *const ffi::FWPS_FILTER3,
+    thunk: ClassifyFn,
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
     // SAFETY: as the engine passed them to the thunk, at DISPATCH_LEVEL.
     let classify = |_: &Dispatch<'_>| unsafe {
-        classify_thunk::<H>(
+        thunk(
             in_fixed_values,
             in_meta_values,
             layer_data,
