@@ -46,20 +46,30 @@ impl<T> Mutex<T> {
 
     /// Waits until no other thread holds the lock, and takes it.
     pub fn lock<'a>(&'a self, _: &'a Passive) -> Guard<'a, T> {
-        // SAFETY: the event was initialized in `new`; waiting without a timeout
-        // is allowed at PASSIVE_LEVEL, and not alertable it ends in success.
-        let waited = unsafe {
-            ffi::KeWaitForSingleObject(
-                self.0.free.get().cast(),
-                ffi::_KWAIT_REASON::Executive,
-                ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE,
-                0,
-                ptr::null_mut(),
-            )
-        };
-        debug_assert!(waited == ffi::STATUS_SUCCESS, "only the event ends this wait");
+        // SAFETY: the event was initialized in `new`, and a token proves PASSIVE_LEVEL.
+        unsafe { wait(self.0.free.get()) };
         Guard { inner: &self.0, stays_here: PhantomData }
     }
+}
+
+/// Waits for an event. Not inlined: one copy for all types.
+///
+/// # Safety
+/// The event is initialized and stays so, and the IRQL is PASSIVE_LEVEL.
+#[inline(never)]
+unsafe fn wait(event: *mut ffi::KEVENT) {
+    // SAFETY: as the caller promises; waiting without a timeout is allowed at
+    // PASSIVE_LEVEL, and not alertable it ends in success.
+    let waited = unsafe {
+        ffi::KeWaitForSingleObject(
+            event.cast(),
+            ffi::_KWAIT_REASON::Executive,
+            ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE,
+            0,
+            ptr::null_mut(),
+        )
+    };
+    debug_assert!(waited == ffi::STATUS_SUCCESS, "only the event ends this wait");
 }
 
 impl<T> Deref for Guard<'_, T> {

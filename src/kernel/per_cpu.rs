@@ -26,6 +26,8 @@ pub struct PerCpu<T> {
 
 impl<T: Sync> PerCpu<T> {
     /// Starts without values.
+    // Not inlined: one copy for all types, which the linker finds equal.
+    #[inline(never)]
     pub fn new(irql: &Passive) -> Result<Self> {
         // SAFETY: takes a group number, no pointers; callable at any IRQL.
         let most = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
