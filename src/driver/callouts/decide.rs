@@ -80,24 +80,16 @@ impl<D: Decide> Handler for Deciding<D> {
             count_flow_packet(shared, &incoming, irql);
         }
         let word = shared.policies.word();
-        let (verdict, met) = match D::is_needed(word.rules()) {
-            true => match Self::decide(shared, word.rules(), &incoming, irql) {
-                Decided::Usual(verdict, met) => (verdict, met),
-                Decided::Permit(verdict) => {
-                    return permit(shared, incoming.cold_copy(), verdict, word, irql);
-                }
-            },
-            false => (Verdict::Observed, None),
+        let Decided { verdict, met, permit } = match D::is_needed(word.rules()) {
+            true => Self::decide(shared, word.rules(), &incoming, irql),
+            false => Decided { verdict: Verdict::Observed, met: None, permit: false },
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), irql);
-        // Both read the packet again, so that the hot path need not keep any part of it.
-        if events::is_logged(&shared.channel, verdict) {
-            events::verdict(&shared.channel, &incoming.cold_copy(), verdict, irql);
+        let logs = events::is_logged(&shared.channel, verdict);
+        if logs || word.order_check() != 0 {
+            log_and_follow(shared, incoming.cold_copy(), logs.then_some(verdict), word, irql);
         }
-        if word.order_check() != 0 {
-            shared.follow(&incoming.cold_copy(), word, irql);
-        }
-        verdict.into()
+        if permit { Action::Permit } else { verdict.into() }
     }
 
     fn flow_deleted(shared: &Shared, context: u64, irql: &Dispatch<'_>) {
@@ -122,7 +114,7 @@ impl<D: Decide> Deciding<D> {
         };
         let Judgement { verdict, permit } = decide(D::DECISION, &packet, rules, exemptions);
         if permit {
-            return Decided::Permit(verdict);
+            return Decided { verdict, met: None, permit };
         }
         let is_closed_port = verdict.is_closed_port();
         if D::DECISION == Decision::IcmpError
@@ -138,12 +130,13 @@ impl<D: Decide> Deciding<D> {
         let met = if is_probe { Encounter::of(&packet) } else { None };
         if !incoming.may_decide() && is_closed_port {
             // Mode 1, too, counts only what Mode 2 would block.
-            return match incoming.is_blocked() {
-                true => Decided::Usual(Verdict::AlreadyBlocked, met),
-                false => Decided::Usual(Verdict::Overruled, met),
+            let verdict = match incoming.is_blocked() {
+                true => Verdict::AlreadyBlocked,
+                false => Verdict::Overruled,
             };
+            return Decided { verdict, met, permit };
         }
-        Decided::Usual(verdict, met)
+        Decided { verdict, met, permit }
     }
 }
 
@@ -153,24 +146,23 @@ fn count_flow_packet(shared: &Shared, incoming: &Incoming<'_>, irql: &Dispatch<'
     shared.count_flow_packet(incoming, irql);
 }
 
-/// Counts and logs the verdict on a packet that is permitted.
+/// Logs a verdict, if one is given, and checks the order. It reads the packet again, so
+/// that the hot path need not keep any part of it.
 #[cold]
 #[inline(never)]
-fn permit(
+fn log_and_follow(
     shared: &Shared,
     incoming: Incoming<'_>,
-    verdict: Verdict,
+    verdict: Option<Verdict>,
     word: PolicyWord,
     irql: &Dispatch<'_>,
-) -> Action {
-    shared.count(incoming.callout().index, verdict, irql);
-    if events::is_logged(&shared.channel, verdict) {
+) {
+    if let Some(verdict) = verdict {
         events::verdict(&shared.channel, &incoming, verdict, irql);
     }
     if word.order_check() != 0 {
         shared.follow(&incoming, word, irql);
     }
-    Action::Permit
 }
 
 /// Notes who has met a closed port by the error about its packet. The packet's own
@@ -195,12 +187,13 @@ fn is_late_reply(incoming: Incoming<'_>) -> bool {
 }
 
 /// What a decision leads to.
-enum Decided {
-    /// The verdict says what becomes of the packet. Also who has met a closed port,
-    /// for scan detection.
-    Usual(Verdict, Option<Encounter>),
+struct Decided {
+    /// It says what becomes of the packet, unless the packet is permitted.
+    verdict: Verdict,
+    /// Who has met a closed port, for scan detection.
+    met: Option<Encounter>,
     /// The packet is permitted, in spite of lighter sublayers.
-    Permit(Verdict),
+    permit: bool,
 }
 
 impl From<Verdict> for Action {
