@@ -105,12 +105,7 @@ impl<C: FlowContexts> CalloutRegistration<C> {
     }
 
     #[inline(never)]
-    fn register(
-        device: &Device,
-        mut callout: ffi::FWPS_CALLOUT3,
-        contexts: &C,
-        _: &Passive,
-    ) -> Result<Self> {
+    fn register(device: &Device, mut callout: ffi::FWPS_CALLOUT3, contexts: &C, _: &Passive) -> Result<Self> {
         let mut id = 0;
         loop {
             // SAFETY: the device is alive, callout and id are locals, the functions
