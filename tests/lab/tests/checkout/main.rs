@@ -4,10 +4,15 @@
 //! so cargo does not rebuild the lab. Each copy builds its own driver.
 
 mod copy;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::process::{Child, Command};
 
 use copy::Copied;
+use lab::setup::{self, Target};
+use support::eventually;
+
 
 /// A scan that takes a few seconds.
 const SCAN: [&str; 5] = ["scan", "--mode", "2", "--technique", "syn"];
@@ -125,4 +130,36 @@ fn two_hosts_have_two_names() {
     one.stop();
     assert_eq!(two.fetch(), "200", "the second host keeps its name");
     two.stop();
+}
+
+/// `up --event-log` writes each entry when it comes, as Event Viewer shows it.
+#[test]
+fn a_host_writes_the_entries_of_the_event_log() {
+    let top = tempfile::tempdir().unwrap();
+    let mut copied = Copied::empty_state(&top.path().join("one"));
+    copied.keep_program();
+    let log = top.path().join("entries.txt");
+    let lab = |arguments: &[&str]| {
+        let mut command = Command::new(copied.program());
+        copied.environment(&mut command);
+        command.args(arguments);
+        command
+    };
+    let sys = setup::build(Target::X64).unwrap().sys.to_str().unwrap();
+    let up = copy::Up::start(lab(&["up", "--driver", sys, "--event-log", log.to_str().unwrap()]));
+    let refused = lab(&["reg", "Mode=3"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let read = || std::fs::read_to_string(&log).unwrap();
+    eventually("the entry about the refused value", || read().lines().count() >= 2);
+    up.stop();
+    let lines = read();
+    let beginnings = [
+        "Information  hushport  event 1 (Service)  hushport ",
+        "Warning  hushport  event 3 (Policy)  hushport refuses the value Mode ",
+        "Information  hushport  event 2 (Service)  hushport has stopped.",
+    ];
+    assert_eq!(lines.lines().count(), beginnings.len(), "{lines}");
+    for (line, beginning) in lines.lines().zip(beginnings) {
+        assert!(line.starts_with(beginning), "{line}");
+    }
 }
