@@ -8,7 +8,7 @@ mod promise;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use machine::image::PeFile;
@@ -84,9 +84,15 @@ struct Stage {
     promise: Promise,
     over: AtomicBool,
     /// Whether traffic may be interrupted before each instruction of the driver,
-    /// not only where it calls the kernel.
+    /// not only where it calls the kernel. That holds for one classify in
+    /// [`STEPPED`], because a step takes a thousand times as long as an instruction.
     fine: bool,
+    /// How many classifies there were.
+    classifies: AtomicU64,
 }
+
+/// One classify in so many is stepped, in a run with steps.
+const STEPPED: u64 = 5;
 
 /// The time limit for a policy to take effect.
 const APPLIED: Duration = Duration::from_secs(120);
@@ -94,7 +100,8 @@ const APPLIED: Duration = Duration::from_secs(120);
 impl Stage {
     fn new(subject: &dyn Subject, fine: bool) -> Self {
         let (kernel, engine) = (Arc::clone(subject.kernel()), Arc::clone(subject.engine()));
-        Self { kernel, engine, promise: Promise::new(Wanted::Open), over: AtomicBool::new(false), fine }
+        let (over, classifies) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { kernel, engine, promise: Promise::new(Wanted::Open), over, fine, classifies }
     }
 
     /// Whether threads that run as long as the others should end.
@@ -118,7 +125,8 @@ impl Stage {
 
     fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
         let level = self.kernel.options().classify_irql;
-        self.kernel.on_processor(processor, level, |kernel| match self.fine {
+        let steps = self.fine && self.classifies.fetch_add(1, Ordering::Relaxed).is_multiple_of(STEPPED);
+        self.kernel.on_processor(processor, level, |kernel| match steps {
             true => {
                 let note = |offset| {
                     schedule::note("instruction", offset);

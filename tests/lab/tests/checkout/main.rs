@@ -13,7 +13,6 @@ use copy::Copied;
 use lab::setup::{self, Target};
 use support::eventually;
 
-
 /// A scan that takes a few seconds.
 const SCAN: [&str; 5] = ["scan", "--mode", "2", "--technique", "syn"];
 
