@@ -127,6 +127,26 @@ fn a_packet_on_another_processor_makes_its_walks_uncertain() {
 }
 
 /// The numbers of a connection may wrap.
+/// The processor that has seen a packet at INBOUND_TRANSPORT does not know that another one
+/// has seen it authorized.
+#[test]
+fn a_packet_that_is_authorized_on_another_processor_is_not_told() {
+    for (elsewhere, missing) in [(false, Some(layer("ACCEPT"))), (true, None)] {
+        let world = World::new();
+        let see = |short, is_unauthorized| {
+            let passing = World::passing(short, Direction::Inbound, Kinds::DATAGRAM, 9);
+            let told = world.ties().see(&Passing { is_unauthorized, ..passing }, || world.now);
+            told.deviation.and_then(|deviation| deviation.expected)
+        };
+        for (short, is_unauthorized) in
+            [("IN_IP", false), ("IN", false), ("ACCEPT", !elsewhere), ("ESTABLISHED", false)]
+        {
+            assert_eq!(see(short, is_unauthorized), None, "{short}");
+        }
+        assert_eq!(see("DATAGRAM", true), missing);
+    }
+}
+
 #[test]
 fn sequence_numbers_wrap() {
     for start in [0, 5, u32::MAX - 3, u32::MAX] {

@@ -32,7 +32,7 @@ use super::walk::Deviation;
 use crate::logic::atomic::Ordering;
 use crate::logic::protocol::TCP;
 use table::{FORWARDS, Found, SECURED};
-use tie::{BEGUN, DISCARDED, ERROR_MADE, OUT_SEEN, UNCLEAR};
+use tie::{AUTHORIZED_ELSEWHERE, BEGUN, DISCARDED, ERROR_MADE, OUT_SEEN, UNCLEAR};
 
 #[cfg(test)]
 pub use table::SETTLED_MS;
@@ -206,6 +206,9 @@ impl<'a> Ties<'a> {
             TCP => tie.of_connection(passing, before, found.is_new, ip),
             _ => tie.of_datagrams(passing, before, found.is_new, ip),
         };
+        if layer == ACCEPT && !passing.is_unauthorized {
+            tie.mark_only(AUTHORIZED_ELSEWHERE);
+        }
         let clear = tie.marks.load(Ordering::Relaxed) & (BEGUN | UNCLEAR) == BEGUN;
         (missing.filter(|_| clear), scattered)
     }

@@ -82,7 +82,9 @@ impl Tie {
                     return Some(None);
                 }
             }
-            DATAGRAM if passing.is_unauthorized => return Some(Some(ACCEPT)),
+            DATAGRAM if passing.is_unauthorized && before & AUTHORIZED_ELSEWHERE == 0 => {
+                return Some(Some(ACCEPT));
+            }
             DATAGRAM if before & (ACCEPTED | FLOWING) == ACCEPTED => return Some(Some(ESTABLISHED)),
             _ => {}
         }
@@ -237,7 +239,7 @@ impl Tie {
         if is_whole && !has(FLOWING) {
             return Some(Some(ESTABLISHED));
         }
-        if passing.is_unauthorized {
+        if passing.is_unauthorized && !has(AUTHORIZED_ELSEWHERE) {
             return Some(Some(if has(SYN_OUT) { CONNECT } else { ACCEPT }));
         }
         let (bytes, ends) = passing.stream;

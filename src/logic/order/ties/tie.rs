@@ -62,6 +62,9 @@ pub(super) const LISTENING: u32 = 1 << 21;
 pub(super) const CONNECT_REDIRECTED: u32 = 1 << 22;
 pub(super) const CONNECTED: u32 = 1 << 23;
 pub(super) const FIN_OUT: u32 = 1 << 24;
+/// A packet was authorized on another processor than it passed INBOUND_TRANSPORT on, which
+/// still takes it for unauthorized.
+pub(super) const AUTHORIZED_ELSEWHERE: u32 = 1 << 25;
 
 impl Tie {
     /// Adds marks; returns those from before.
