@@ -58,7 +58,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 37] = [
+pub static ALL: [Variant; 42] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -109,6 +109,24 @@ pub static ALL: [Variant; 37] = [
     }),
     variant("classify-passive", "classifyFn and flowDeleteFn run at PASSIVE_LEVEL", |plan| {
         plan.machine.classify_irql = Irql::PASSIVE;
+    }),
+    life(
+        "levels-mixed",
+        "each call of a callout, of notifyFn and about BFE has a level of its own: PASSIVE_LEVEL, \
+         APC_LEVEL or DISPATCH_LEVEL",
+        |plan| plan.machine.mixed_levels = true,
+    ),
+    life("processors-mixed", "the layers of one packet call the callouts on different processors", |plan| {
+        plan.machine.mixed_processors = true
+    }),
+    life("stack-12k", "12 KB of the kernel stack are left when a callback begins", |plan| {
+        plan.machine.stack_left = Some(12 << 10);
+    }),
+    life("stack-6k", "6 KB of the kernel stack are left when a callback begins", |plan| {
+        plan.machine.stack_left = Some(6 << 10);
+    }),
+    life("sleep-ends-waits", "a wait for a relative time ends while the machine sleeps", |plan| {
+        plan.machine.sleep_ends_waits = true;
     }),
     life("notify-dispatch", "notifyFn runs at DISPATCH_LEVEL", |plan| {
         plan.machine.notify_irql = Irql::DISPATCH;

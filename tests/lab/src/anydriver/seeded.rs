@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use machine::host::Filter;
 use machine::image::PeFile;
-use machine::nt::{Irql, Kernel};
+use machine::nt::Kernel;
 use machine::schedule::{self, Random, Scheduling, Thread};
 use machine::wfp::{AleFields, Decision, Engine, FlowHandle, LayerId, Request};
 use machine::wire::Family;
 
 use super::{Verdict, report};
 use crate::order;
+use crate::storm::{self, Restless};
 use crate::world::Plan;
 
 /// How often the driver is loaded and unloaded.
@@ -42,7 +43,7 @@ impl Filter for Moving {
         self.classifies.fetch_add(1, Ordering::Relaxed);
         // Where no filter calls the driver, nothing else lets the other threads run.
         schedule::note("a classify", processor.into());
-        let level = self.kernel.options().classify_irql;
+        let level = self.kernel.level_of_call();
         let request = Request { metadata: &metadata, ..*request };
         self.kernel.on_processor(processor, level, |_| self.engine.classify(&request))
     }
@@ -60,7 +61,7 @@ impl Filter for Moving {
     }
 
     fn flow_end(&self, flow: FlowHandle) {
-        self.kernel.on_processor(0, Irql::PASSIVE, |_| self.engine.flow_end(flow));
+        self.kernel.on_processor(0, self.kernel.level_of_call(), |_| self.engine.flow_end(flow));
     }
 }
 
@@ -83,7 +84,9 @@ impl Moving {
 /// If the file cannot be read.
 pub fn play(plan: &Plan<'_>, sys: &Path, seed: u64) -> Result<Verdict> {
     let file = Arc::new(PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?);
-    let mut machine = Plan { driver: None, ..plan.clone() }.machine()?;
+    let mut plan = Plan { driver: None, ..plan.clone() };
+    storm::draw(seed, &mut plan.machine);
+    let mut machine = plan.machine()?;
     let (kernel, engine) = (Arc::clone(machine.kernel()), Arc::clone(machine.engine()));
     let (over, classifies) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut outcome = None;
@@ -99,6 +102,9 @@ pub fn play(plan: &Plan<'_>, sys: &Path, seed: u64) -> Result<Verdict> {
         };
         threads.push(Thread::new(format!("traffic over {family}"), move || moving.play(family)));
     }
+    let (watched, ends) = (Arc::clone(&kernel), Arc::clone(&over));
+    let restless = move || Restless::new(seed).play(&watched, || ends.load(Ordering::SeqCst));
+    threads.push(Thread::new("machine", restless));
     let mut random = Random::new(!seed);
     let ended = &mut outcome;
     let life_over = Arc::clone(&over);

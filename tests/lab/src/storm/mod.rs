@@ -4,7 +4,9 @@
 //! the behavior of a closed port is known, it is checked: silent if the driver is
 //! loaded with a policy that says so, answering otherwise.
 
+mod parts;
 mod promise;
+mod surroundings;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use machine::image::PeFile;
 use machine::nt::registry::RegistryValue;
-use machine::nt::{Irql, Kernel, LeakReport, Options, Stop, parameters_key};
+use machine::nt::{Kernel, LeakReport, Options, Stop, parameters_key};
 use machine::schedule::{self, Log, Random, Scheduling, Thread};
 use machine::wfp::{BfeState, Engine};
 use machine::{Machine, StartError};
+pub use parts::Part;
 use promise::{EXEMPT, Promise, Wanted};
+pub use surroundings::{Placed, Restless, priority};
 
 use crate::hushport::{self, LOOK, SERVICE};
 use crate::traffic::{Family, Indication, SYN, Traffic};
@@ -124,7 +128,7 @@ impl Stage {
     }
 
     fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
-        let level = self.kernel.options().classify_irql;
+        let (processor, level) = (self.kernel.processor_of_call(processor), self.kernel.level_of_call());
         let steps = self.fine && self.classifies.fetch_add(1, Ordering::Relaxed).is_multiple_of(STEPPED);
         self.kernel.on_processor(processor, level, |kernel| match steps {
             true => {
@@ -291,12 +295,16 @@ impl Drop for Ends<'_> {
 
 /// The options of a storm's machine.
 pub fn options(seed: u64) -> Options {
+    let mut options = Options::default();
+    draw(seed, &mut options);
+    options
+}
+
+/// Sets what a seed gives in the options of a machine.
+pub fn draw(seed: u64, options: &mut Options) {
     let mut random = Random::new(seed ^ 0x1_4E7E1);
-    let passive = random.once_in(4);
-    // One group of processors, or several.
-    let group_size = [64, 2, 3][random.below(3)];
-    let classify_irql = if passive { Irql::PASSIVE } else { Irql::DISPATCH };
-    Options { group_size, classify_irql, ..Options::default() }
+    options.seed = seed;
+    Part::ALL.into_iter().for_each(|part| part.draw(&mut random, options));
 }
 
 /// Makes one run: a thread loads and unloads the driver `lives` times, with traffic
@@ -311,7 +319,9 @@ pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, me
     let stage = &Stage::new(subject, fine);
     let mut threads = Vec::new();
     for number in 0..3 {
-        let traffic = move || stage.traffic(number, seed.wrapping_mul(31) + u64::from(number));
+        let seed = seed.wrapping_mul(31) + u64::from(number);
+        let priority = priority(&mut Random::new(!seed));
+        let traffic = move || stage.kernel.with_priority(priority, || stage.traffic(number, seed));
         threads.push(Thread::new(format!("traffic {number}"), traffic));
     }
     if meanwhile == Meanwhile::AtAnyTime {
@@ -319,6 +329,7 @@ pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, me
         threads.push(Thread::new("BFE", move || stage.restless_bfe(&mut bfe)));
         threads.push(Thread::new("administrator", move || stage.restless_policy(&mut policy)));
     }
+    threads.push(Thread::new("machine", move || Restless::new(seed).play(&stage.kernel, || stage.ends())));
     let mut random = Random::new(seed ^ 0x5707_2147);
     threads.push(Thread::new("leader", move || {
         let _ends = Ends(stage);

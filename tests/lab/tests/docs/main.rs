@@ -2,6 +2,7 @@
 
 mod actionlint;
 mod documents;
+mod events;
 mod flows;
 mod powershell;
 mod recording;

@@ -18,11 +18,14 @@ mod nmap;
 mod nmap_scans;
 mod order;
 mod order_events;
+mod placement;
 mod policy;
 mod probe;
 mod protection;
 mod registration;
 mod scan_detection;
+mod sleep;
+mod stack;
 #[path = "../support/mod.rs"]
 mod support;
 mod transport_discard;

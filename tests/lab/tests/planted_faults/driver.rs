@@ -27,6 +27,10 @@ pub extern "system" fn initial() {
     black_box(());
 }
 
+/// Windows frees this after DriverEntry.
+#[unsafe(link_section = "INITDATA")]
+static INITIAL: AtomicU64 = AtomicU64::new(7);
+
 /// Windows may take this out of memory.
 #[unsafe(link_section = "PAGEDATA")]
 static PAGEABLE: AtomicU64 = AtomicU64::new(7);

@@ -7,11 +7,11 @@ mod table;
 
 use std::collections::BTreeSet;
 
-use machine::nt::Stop;
+use machine::nt::{Options, Stop};
 use machine::verifier::{Rule, option, rules};
 
 use expected::EXPECTED;
-use run::{Outcome, consequences, driver, flags, run, source};
+use run::{Outcome, consequences, driver, flags, run, run_on, source};
 
 /// Bugs by the linker: the broken rule, the argument that breaks it, and the bugcheck's
 /// last three parameters. An image that is not aligned is not mapped, so it has no
@@ -146,6 +146,30 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
     assert_eq!(entries, expected);
     for (what, bytes) in outcome.stack {
         assert!((8..4096).contains(&bytes), "{what}: {bytes} bytes");
+    }
+}
+
+/// What the bugs do is right where more is left, and where the level is another one.
+#[test]
+fn a_place_decides_whether_a_bug_is_one() {
+    let well = |bug: &str, options: Options| {
+        let outcome = run_on(&driver(&[]), bug, options);
+        assert!(outcome.findings.is_empty() && outcome.stop.is_none(), "{bug}: {:?}", outcome.findings);
+    };
+    let stack = |left| Options { stack_left: left, ..Options::default() };
+    well("STACK_OVERFLOW__LITTLE_LEFT", stack(None));
+    well("STACK_OVERFLOW__LITTLE_LEFT", stack(Some(12 << 10)));
+    // A worker's stack is its own.
+    let outcome = run_on(&driver(&[]), "STACK_OVERFLOW", stack(Some(6 << 10)));
+    assert_eq!(outcome.rules(), [rules::STACK_OVERFLOW.id]);
+    for mixed_levels in [false, true] {
+        for stack_left in [None, Some(12 << 10), Some(6 << 10)] {
+            for seed in 0..3 {
+                let options =
+                    Options { mixed_levels, mixed_processors: true, stack_left, seed, ..Options::default() };
+                well("", options);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lab::setup;
 use machine::etw::Enable;
@@ -22,11 +23,11 @@ pub fn source() -> PathBuf {
     lab::setup::root().join("tests/lab/tests/planted_faults/driver.rs")
 }
 
-/// The driver, linked with extra arguments. Its section INIT is discardable.
+/// The driver, linked with extra arguments. Its sections INIT and INITDATA are discardable.
 pub fn driver(linker: &[&str]) -> PathBuf {
     let arguments: Vec<_> = linker
         .iter()
-        .chain(&["/SECTION:INIT,ERD"])
+        .chain(&["/SECTION:INIT,ERD", "/SECTION:INITDATA,RWD"])
         .map(|argument| format!("-Clink-arg={argument}"))
         .collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -103,8 +104,23 @@ pub fn flags(rule: &Rule) -> u32 {
 /// Loads the driver with a bug chosen by name ("" for none). Shows it requests, a packet
 /// and a change of BFE, and unloads it.
 pub fn run(sys: &Path, bug: &str, flags: u32) -> Outcome {
-    let options =
-        Options { verifier: flags, release_order: bug == "LOCK_RELEASE_ORDER", ..Options::default() };
+    run_on(sys, bug, options(bug, flags))
+}
+
+/// The options of the machine for a bug.
+fn options(bug: &str, flags: u32) -> Options {
+    Options {
+        verifier: flags,
+        release_order: bug == "LOCK_RELEASE_ORDER",
+        stack_left: (bug == "STACK_OVERFLOW__LITTLE_LEFT").then_some(6 << 10),
+        // 16 ticks, so that nobody waits for long.
+        dispatch_allotment: Duration::from_millis(250),
+        ..Options::default()
+    }
+}
+
+/// As [`run`], on a machine with these options.
+pub fn run_on(sys: &Path, bug: &str, options: Options) -> Outcome {
     let drain_limit = options.drain_limit;
     let engine = machine::wfp::Options {
         // An engine that passes no action shows whether a callout sets one.

@@ -115,10 +115,61 @@ fn a_busy_thread_of_a_higher_priority_does_not_delay_a_change() {
     for priority in [9, 15, 24, 30] {
         play(Options::default(), 1, 0, |mut machine, play| {
             start(play, &mut machine);
-            (0..4).for_each(|processor| play.kernel.keep_busy(processor, Some(priority)));
-            for exempt in [true, false] {
-                change(play, exempt, PATIENCE);
+            // Without a processor for it, the driver's thread itself would wait.
+            for free in 0..4 {
+                let busy = |processor: u32| Some(priority).filter(|_| processor != free);
+                (0..4).for_each(|processor| play.kernel.keep_busy(processor, busy(processor)));
+                for exempt in [true, false] {
+                    change(play, exempt, PATIENCE);
+                }
             }
+            (0..4).for_each(|processor| play.kernel.keep_busy(processor, None));
+            assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
+        });
+    }
+}
+
+/// Where every processor is busy, the driver's thread waits for a boost, and no longer.
+#[test]
+fn a_change_comes_with_a_boost_where_every_processor_is_busy() {
+    play(Options::default(), 1, 0, |mut machine, play| {
+        start(play, &mut machine);
+        (0..4).for_each(|processor| play.kernel.keep_busy(processor, Some(9)));
+        for exempt in [true, false] {
+            change(play, exempt, Duration::from_secs(8) + PATIENCE);
+        }
+        (0..4).for_each(|processor| play.kernel.keep_busy(processor, None));
+        assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
+    });
+}
+
+/// Below DISPATCH_LEVEL a busy thread keeps one of a lower priority from running: on all
+/// processors, or on those that it may use. Another processor is as good, and a boost helps
+/// after four seconds.
+#[test]
+fn a_busy_thread_starves_one_of_a_lower_priority() {
+    const BUSY: i32 = 9;
+    for (priority, busy, runs) in [(8, 0..4, false), (10, 0..4, true), (8, 0..3, true)] {
+        play(Options::default(), 1, 1, |mut machine, play| {
+            start(play, &mut machine);
+            busy.clone().for_each(|processor| play.kernel.keep_busy(processor, Some(BUSY)));
+            let done = Arc::<AtomicBool>::default();
+            let (kernel, engine, there) =
+                (Arc::clone(&play.kernel), Arc::clone(&play.engine), Arc::clone(&done));
+            play.actors[0].start(move || {
+                let syn = Indication::closed_port(Family::V4, PORT, SYN);
+                let ask = |_: &Kernel| engine.classify(&syn.request());
+                let _decision = kernel.with_priority(priority, || kernel.on_processor(0, Irql::PASSIVE, ask));
+                there.store(true, Ordering::SeqCst);
+            });
+            play.let_others_run(500);
+            assert_eq!(done.load(Ordering::SeqCst), runs, "priority {priority}, busy: {busy:?}");
+            if !runs {
+                let boosted = || done.load(Ordering::SeqCst) || play.is_stopped();
+                play.wait_for(Duration::from_secs(5), "the boost", boosted);
+            }
+            busy.clone().for_each(|processor| play.kernel.keep_busy(processor, None));
+            play.join(&play.actors[0]);
             assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
         });
     }

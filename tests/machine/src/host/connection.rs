@@ -141,6 +141,13 @@ impl Host {
         }
     }
 
+    /// Removes all connections, as when the network has gone while the machine slept. Nothing
+    /// is sent.
+    pub fn lose_connections(&mut self) {
+        let pairs: Vec<Pair> = self.connections.keys().copied().collect();
+        pairs.into_iter().for_each(|pair| self.forget(pair));
+    }
+
     /// Removes a connection at once; TCP sends nothing more for it.
     pub(super) fn forget(&mut self, pair: Pair) {
         self.close(pair);

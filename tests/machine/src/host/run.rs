@@ -123,6 +123,14 @@ impl HostHandle {
         self.with(move |host| host.connect(remote, request))
     }
 
+    /// See [`Host::lose_connections`].
+    ///
+    /// # Errors
+    /// If the host has ended.
+    pub fn lose_connections(&self) -> Result<(), Finished> {
+        self.with(|host| host.lose_connections())
+    }
+
     /// See [`Host::outcome`].
     ///
     /// # Errors

@@ -126,6 +126,12 @@ pub fn stack_remaining() -> usize {
     (control.next_frame() - control.stack().start) as usize
 }
 
+/// Leaves so many bytes of this thread's kernel stack for the calls that follow; `None`
+/// leaves all. Not to be called inside a call.
+pub fn leave_stack(bytes: Option<usize>) {
+    Control::of_thread().leave(bytes);
+}
+
 /// Most bytes of kernel stack in use on this thread since [`stack_used_reset`].
 /// Only written words count: an untouched part of the deepest frame is not seen.
 pub fn stack_used() -> usize {

@@ -17,10 +17,10 @@ use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::seh::Registers;
 use super::stack::Control;
 use super::thunk::Preserved;
-use super::{emulate, places, seh, step, stepping, thunk};
+use super::{emulate, places, seh, step, stepping, thunk, watchdog};
 
-const SIGNALS: [c_int; 6] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+const SIGNALS: [c_int; 7] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, watchdog::SIGNAL];
 const ALTERNATE_STACK: usize = 64 << 10;
 
 /// `#DB` (Intel SDM volume 3, chapter 6).
@@ -116,9 +116,20 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
     if signal == libc::SIGSEGV && in_driver && emulate::play(registers) {
         return true;
     }
+    let out_of_time = signal == watchdog::SIGNAL && code == libc::SI_TKILL;
+    if out_of_time {
+        // Elsewhere than in the driver's own code, the frames may own something.
+        let overdue = control.is_some_and(|control| control.shared.watched.overdue().is_some());
+        let rip = registers[libc::REG_RIP as usize] as u64;
+        if !(overdue && in_driver && on_kernel_stack && places::find(rip).is_some()) {
+            return true;
+        }
+    }
+    // The limit of processor time of a process has the same signal.
+    let is_exception = out_of_time || code > 0 && signal != watchdog::SIGNAL;
     match control {
         // Positive codes are exceptions; processes send the others.
-        Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
+        Some(control) if is_exception && control.host_rsp.get() != 0 && !control.reporting.get() => {
             // SAFETY: the signals handled carry an address when they are exceptions.
             let address = unsafe { information.si_addr() }.addr() as u64;
             if call.is_some() {
@@ -224,6 +235,9 @@ impl RawFault {
         let error = self.registers[libc::REG_ERR as usize];
         if let Some(call) = self.call {
             return (FaultKind::SystemCall(call), None, name);
+        }
+        if self.signal == watchdog::SIGNAL {
+            return (FaultKind::OutOfTime, None, name);
         }
         let (kind, address) = match self.registers[libc::REG_TRAPNO as usize] {
             0 if self.signal == libc::SIGFPE => (FaultKind::DivideError, None),

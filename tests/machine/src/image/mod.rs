@@ -15,6 +15,7 @@
 //! | `arena` | the addresses of all code, for a process that may map no other |
 //! | `seh` | exceptions that the driver's own handlers take |
 //! | `running` | which threads are in driver code |
+//! | `watchdog` | calls that stay at DISPATCH_LEVEL or above for too long |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
 //! | `emulate` | the IRQL in cr8, the processor's block behind gs, the page that is shared with programs |
 //! | `report` | what stopped a driver, and its text |
@@ -53,10 +54,12 @@ mod symbols;
 mod thunk;
 mod types;
 mod unwind;
+mod watchdog;
 
 pub use arena::{Arena, confine};
 pub use call::{
-    arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
+    arguments, backtrace, call, call_site, escape, in_call, leave_stack, stack_remaining, stack_used,
+    stack_used_reset,
 };
 pub use direct::{
     copy, current_irql, event_written, events_written, not_injected, nothing, pass_time, processor_number,
@@ -82,3 +85,4 @@ pub use stepping::stepping;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind, name_of_missing};
 pub use unwind::{Bytes as UnwindBytes, unwinder};
+pub use watchdog::{crossed, end_watch, overdue, watch};

@@ -51,6 +51,8 @@ pub enum FaultKind {
     AccessViolation(Access),
     /// The kernel stack is exhausted.
     StackOverflow,
+    /// The call has been at DISPATCH_LEVEL or above for too long.
+    OutOfTime,
     /// An instruction for ring 0, such as `hlt`, that the machine does not model. The
     /// driver runs in ring 3.
     PrivilegedInstruction,
@@ -246,6 +248,7 @@ impl fmt::Display for FaultKind {
             Self::AccessViolation(Access::Write) => f.write_str("access violation writing"),
             Self::AccessViolation(Access::Execute) => f.write_str("access violation executing"),
             Self::StackOverflow => f.write_str("kernel stack overflow"),
+            Self::OutOfTime => f.write_str("too long at DISPATCH_LEVEL or above"),
             Self::PrivilegedInstruction => f.write_str("privileged instruction"),
             Self::Interrupt(vector) => write!(f, "interrupt {vector:02X}h"),
             Self::SystemCall(call) => write!(f, "system call {call}"),

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::dispatch::BLOCKED;
 use super::stack::Control;
@@ -26,6 +27,10 @@ pub struct Running {
 
 struct Known {
     thread: u64,
+    /// The host's number of the thread.
+    id: libc::pid_t,
+    /// What the watchdog has seen last.
+    seen: Option<((u64, u64), Duration)>,
     name: String,
     control: *const Control,
 }
@@ -51,7 +56,9 @@ pub(super) fn begin(control: &Control) {
     let mut threads = threads();
     threads.last += 1;
     let thread = threads.last;
-    threads.known.push(Known { thread, name, control });
+    // SAFETY: takes nothing.
+    let id = unsafe { libc::gettid() };
+    threads.known.push(Known { thread, id, seen: None, name, control });
 }
 
 /// Removes the thread with this control.
@@ -59,10 +66,21 @@ pub(super) fn end(control: *const Control) {
     threads().known.retain(|known| known.control != control);
 }
 
+/// The host's numbers of the threads whose call has been at DISPATCH_LEVEL for too long.
+pub(super) fn overdue() -> Vec<libc::pid_t> {
+    let mut threads = threads();
+    let over = threads.known.iter_mut().filter_map(|Known { id, seen, control, .. }| {
+        // SAFETY: as in `running`.
+        let watched = unsafe { &(**control).shared.watched };
+        watched.look(seen, *id).then_some(*id)
+    });
+    over.collect()
+}
+
 /// The threads that have called a driver and have not ended.
 pub fn running() -> Vec<Running> {
     let threads = threads();
-    let all = threads.known.iter().map(|Known { thread, name, control }| {
+    let all = threads.known.iter().map(|Known { thread, name, control, .. }| {
         // SAFETY: mapped while it is in the list, which is locked.
         let shared = unsafe { &(**control).shared };
         Running {

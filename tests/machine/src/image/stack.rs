@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use super::fault::{AlternateStack, RawFault};
 use super::report::Stop;
 use super::seh::Handling;
+use super::watchdog::Watched;
 use super::{dispatch, running};
 
 /// What Windows gives a kernel thread on x64 ("Using the Kernel Stack",
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     /// Whether system calls of this thread are caught ([`dispatch`]): while driver
     /// code runs.
     pub selector: AtomicU8,
+    /// The stay at DISPATCH_LEVEL of a call of the driver.
+    pub watched: Watched,
 }
 
 /// What assembly and fault handler need to know of a thread.
@@ -72,6 +75,9 @@ pub(super) struct Control {
     pub here: [Cell<u32>; 2],
     /// Where memory of handlers ends below which calls begin; 0 if there is none.
     pub floor: Cell<u64>,
+    /// Where the next call begins at the highest; 0 for the top of the stack. What is
+    /// above counts as used by those who call the driver.
+    pub ceiling: Cell<u64>,
     /// Handlers of exceptions in progress.
     pub handling: Handling,
 }
@@ -117,9 +123,23 @@ impl Control {
 
     /// Address where the next call's frames begin, 16-byte aligned.
     pub fn next_frame(&self) -> u64 {
-        let used = [self.kernel_rsp.get(), self.floor.get()];
+        let used = [self.kernel_rsp.get(), self.floor.get(), self.top()];
         let lowest = used.into_iter().filter(|address| *address != 0).min();
-        lowest.map_or(self.stack().end - HEADROOM, |address| address & !15)
+        lowest.unwrap_or_default() & !15
+    }
+
+    /// Where the outermost call begins.
+    fn top(&self) -> u64 {
+        match self.ceiling.get() {
+            0 => self.stack().end - HEADROOM,
+            ceiling => ceiling,
+        }
+    }
+
+    /// Leaves this number of bytes for the next calls; `None` leaves the whole stack.
+    pub fn leave(&self, bytes: Option<usize>) {
+        let ceiling = bytes.map(|bytes| (self.stack().start + bytes as u64).min(self.stack().end - HEADROOM));
+        self.ceiling.set(ceiling.unwrap_or(0));
     }
 
     /// The number of calls of the driver in progress.
@@ -154,8 +174,7 @@ impl Control {
 
     /// Most bytes used since the stack was painted.
     pub fn used(&self) -> usize {
-        let top = self.stack().end - HEADROOM;
-        top.saturating_sub(self.lowest_used()) as usize
+        self.top().saturating_sub(self.lowest_used()) as usize
     }
 
     /// Paints the unused part.
@@ -220,12 +239,14 @@ fn create() {
             calls: AtomicU64::new(0),
             depth: AtomicU32::new(0),
             selector: AtomicU8::new(dispatch::ALLOWED),
+            watched: Watched::default(),
         },
         stop: Cell::new(None),
         fault: Cell::new(None),
         reporting: Cell::new(false),
         here: [const { Cell::new(0) }; 2],
         floor: Cell::new(0),
+        ceiling: Cell::new(0),
         handling: Handling::default(),
     };
     // SAFETY: the control page is writable, aligned and larger than `Control`.

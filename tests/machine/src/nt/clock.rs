@@ -1,5 +1,9 @@
 //! The machine's time: the host's time plus what the lab adds.
 //!
+//! While the machine sleeps, the unbiased interrupt time stands still. The interrupt
+//! time, the performance counter and the system time go on ("KeQueryInterruptTime",
+//! "KSCORRELATED_TIME").
+//!
 //! A machine with a time of its own ([`Options::own_time`]) has only what the lab adds.
 //!
 //! During a deterministic schedule, the schedule gives the time, so that a seed
@@ -30,6 +34,8 @@ pub struct Clock {
     added: AtomicU64,
     /// The part of it that also passed for waits in progress.
     passed: AtomicU64,
+    /// How long the machine has slept, in 100 ns units.
+    slept: AtomicU64,
 }
 
 impl Clock {
@@ -43,6 +49,7 @@ impl Clock {
             system_at_start: AtomicU64::new(EPOCH_DIFFERENCE + since_1970),
             added: AtomicU64::new(0),
             passed: AtomicU64::new(0),
+            slept: AtomicU64::new(0),
         }
     }
 
@@ -58,10 +65,9 @@ impl Clock {
         self.system_at_start.store(system_time.wrapping_sub(self.interrupt_time()), Ordering::Relaxed);
     }
 
-    /// Moves a clock with a time of its own forward to a time since the machine was
-    /// made, in 100 ns units.
-    pub(super) fn move_to(&self, interrupt_time: u64) {
-        self.added.fetch_max(interrupt_time, Ordering::Relaxed);
+    /// Moves a clock with a time of its own forward to an unbiased interrupt time.
+    pub(super) fn move_to(&self, unbiased_time: u64) {
+        self.added.fetch_max(unbiased_time, Ordering::Relaxed);
     }
 
     /// Moves the clock forward. Waits in progress do not end earlier, except those of a
@@ -83,8 +89,24 @@ impl Clock {
         Duration::from_nanos(self.passed.load(Ordering::Acquire).saturating_mul(100))
     }
 
-    /// Time since the machine was made, in 100 ns units.
+    /// Adds time in which the machine sleeps.
+    pub(super) fn sleep(&self, time: Duration) {
+        self.slept.fetch_add(units(time), Ordering::Release);
+    }
+
+    /// How long the machine has slept.
+    pub(super) fn slept(&self) -> Duration {
+        Duration::from_nanos(self.slept.load(Ordering::Acquire).saturating_mul(100))
+    }
+
+    /// Time since the machine was made, in 100 ns units, with the time in which it slept.
     pub fn interrupt_time(&self) -> u64 {
+        self.unbiased_time().saturating_add(self.slept.load(Ordering::Acquire))
+    }
+
+    /// Time since the machine was made, in 100 ns units, without the time in which it
+    /// slept.
+    pub fn unbiased_time(&self) -> u64 {
         let added = self.added.load(Ordering::Relaxed);
         if self.own_time {
             return added;
@@ -92,9 +114,9 @@ impl Clock {
         units(schedule::now().unwrap_or_else(|| self.start.elapsed())) + added
     }
 
-    /// Time since the machine was made.
+    /// Time since the machine was made, without the time in which it slept.
     pub fn since_start(&self) -> Duration {
-        Duration::from_nanos(self.interrupt_time().saturating_mul(100))
+        Duration::from_nanos(self.unbiased_time().saturating_mul(100))
     }
 
     /// System time, in 100 ns units since 1601.
@@ -136,6 +158,19 @@ mod tests {
         assert!(wait > Duration::from_millis(900) && wait <= Duration::from_secs(1));
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.until(soon), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_the_unbiased_time_stands_still_during_sleep() {
+        let clock = Clock::new(true);
+        clock.advance(Duration::from_secs(5));
+        let system_time = clock.system_time();
+        clock.sleep(Duration::from_secs(3600));
+        assert_eq!((clock.unbiased_time(), clock.interrupt_time()), (50_000_000, 36_050_000_000));
+        assert_eq!(clock.system_time() - system_time, 36_000_000_000);
+        assert_eq!((clock.since_start(), clock.slept()), (Duration::from_secs(5), Duration::from_secs(3600)));
+        clock.move_to(60_000_000);
+        assert_eq!((clock.unbiased_time(), clock.interrupt_time()), (60_000_000, 36_060_000_000));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Kernel;
 use crate::driver::DriverId;
+use crate::image;
 pub use crate::irql::Irql;
 use crate::notes::{self, Note};
 use crate::schedule;
@@ -92,8 +93,10 @@ struct Place {
     /// Number of guarded regions that the thread is in. All kernel APCs are disabled in
     /// them.
     guarded_regions: Cell<u32>,
-    /// Number of calls of exports since the thread last was below DISPATCH_LEVEL.
-    raised_calls: Cell<u64>,
+    /// Whether the routine of a driver that it runs began at DISPATCH_LEVEL or above.
+    began_raised: Cell<bool>,
+    /// How often it may go on although a busy thread has its processor: it was boosted.
+    boosts: Cell<u32>,
     /// Whether the thread runs code of the driver as one of the system's own threads.
     system: Cell<bool>,
     /// The thread's priority. The lab does not model boosts, so it is also the base.
@@ -110,6 +113,9 @@ pub(super) const NORMAL_PRIORITY: i32 = 8;
 /// After this time, Windows boosts a thread that a busy one keeps from running.
 const STARVED: Duration = Duration::from_secs(4);
 
+/// The priority of a boosted thread: the highest below those of real time.
+const BOOSTED: i32 = 15;
+
 thread_local! {
     static PLACE: Place = const { Place {
         kernel: Cell::new(std::ptr::null()),
@@ -119,7 +125,8 @@ thread_local! {
         affinity: Cell::new(0),
         critical_regions: Cell::new(0),
         guarded_regions: Cell::new(0),
-        raised_calls: Cell::new(0),
+        began_raised: Cell::new(false),
+        boosts: Cell::new(0),
         system: Cell::new(false),
         priority: Cell::new(NORMAL_PRIORITY),
         object: Cell::new(0),
@@ -243,13 +250,14 @@ pub(super) fn set_system_thread(system: bool) -> bool {
     PLACE.with(|place| place.system.replace(system))
 }
 
-/// Counts a call at DISPATCH_LEVEL or above. Returns the number of calls since the thread
-/// last was below it.
-pub(super) fn count_raised_call() -> u64 {
-    PLACE.with(|place| {
-        place.raised_calls.set(place.raised_calls.get() + 1);
-        place.raised_calls.get()
-    })
+/// Whether the routine that this thread runs began at DISPATCH_LEVEL or above.
+pub(super) fn began_raised() -> bool {
+    PLACE.with(|place| place.began_raised.get())
+}
+
+/// Sets whether the routine that this thread runs began there. Returns what was set.
+pub(super) fn set_began_raised(raised: bool) -> bool {
+    PLACE.with(|place| place.began_raised.replace(raised))
 }
 
 /// Enters a guarded region.
@@ -309,9 +317,10 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
         if old < Irql::DISPATCH && irql >= Irql::DISPATCH {
             processor.lock();
             kernel.pool().take_out_pageable();
+            image::crossed(true);
         } else if old >= Irql::DISPATCH && irql < Irql::DISPATCH {
             processor.unlock();
-            place.raised_calls.set(0);
+            image::crossed(false);
         }
         place.irql.set(irql);
     });
@@ -347,12 +356,44 @@ pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
     before
 }
 
+/// Called at every import below DISPATCH_LEVEL. Windows runs a thread on another processor
+/// if a busy one of a higher priority has its own. If that is not possible, the thread
+/// waits. After some seconds it is boosted: it goes on for a while ("Priority Boosts").
+pub(super) fn yield_to_busy(kernel: &Kernel) {
+    /// How many imports a boosted thread passes: about two quanta.
+    const BOOST: u32 = 4096;
+    if !kernel.any_busy.load(Ordering::Relaxed) {
+        return;
+    }
+    let (here, priority) = PLACE.with(|place| (place.processor.get(), place.priority.get()));
+    if !kernel.is_kept_busy(here, priority) {
+        return;
+    }
+    let boosts = PLACE.with(|place| place.boosts.get());
+    if boosts > 0 {
+        PLACE.with(|place| place.boosts.set(boosts - 1));
+        return;
+    }
+    let affinity = PLACE.with(|place| place.affinity.get());
+    let may = |processor: &u32| affinity == 0 || affinity >> processor & 1 != 0;
+    let free = (0..kernel.active_count()).filter(may).find(|at| !kernel.is_kept_busy(*at, priority));
+    match free {
+        Some(free) => migrate(free),
+        None => {
+            wait_behind_busy(kernel, here);
+            PLACE.with(|place| place.boosts.set(BOOST));
+        }
+    }
+}
+
 /// Waits while a busy thread of a higher priority keeps this one from its processor.
 fn wait_behind_busy(kernel: &Kernel, processor: u32) {
     let priority = PLACE.with(|place| place.priority.get());
     if kernel.is_kept_busy(processor, priority) {
         let what = || format!("processor {processor}, which a busy thread has");
-        let _ = kernel.bell.wait(&what, Some(STARVED), || !kernel.is_kept_busy(processor, priority));
+        // A thread of real time is not interrupted by a boosted one.
+        let boosted = Some(STARVED).filter(|_| !kernel.is_kept_busy(processor, BOOSTED));
+        let _ = kernel.bell.wait(&what, boosted, || !kernel.is_kept_busy(processor, priority));
     }
 }
 

@@ -70,9 +70,8 @@ pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     if irql < fact.min || irql > max {
         kernel.violate(wrong_irql(&kernel, index, irql, fact.min, max));
     }
-    if irql >= Irql::DISPATCH && cpu::count_raised_call() == MOST_RAISED_CALLS {
-        let text = format!("{MOST_RAISED_CALLS} calls");
-        kernel.violate(Violation::new(&rules::DPC_WATCHDOG, [MOST_RAISED_CALLS, 0, 0], text));
+    if irql >= Irql::DISPATCH && kernel.guest().overdue().is_some() {
+        kernel.violate(kernel.out_of_time(name(index)));
     }
     if fact.object != 0 {
         kernel.settle(check_object(&kernel, index), ());
@@ -125,10 +124,6 @@ fn wrong_irql(kernel: &Kernel, index: usize, irql: Irql, min: Irql, max: Irql) -
 
 /// `UserMode` (`wdm.h`).
 const USER_MODE: u8 = 1;
-
-/// The most calls that a driver makes without leaving DISPATCH_LEVEL. Windows' watchdog
-/// counts clock ticks, which a simulated processor does not have.
-const MOST_RAISED_CALLS: u64 = 20_000_000;
 
 /// Refuses an object of the kernel in a program's memory.
 fn check_object(kernel: &Kernel, index: usize) -> Result<(), Violation> {

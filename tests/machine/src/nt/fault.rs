@@ -31,6 +31,7 @@ impl Kernel {
             Cause::Read => READ,
             Cause::Write => WRITE,
             Cause::Execute => EXECUTE,
+            Cause::OutOfTime => return self.out_of_time(text),
             cause => return in_thread(trap(cause, instruction, text)),
         };
         let address = address.unwrap_or(instruction);
@@ -152,7 +153,7 @@ fn trap(cause: Cause, instruction: u64, text: &str) -> Violation {
         Cause::Breakpoint => (&rules::BREAKPOINT, [instruction, 0, 0]),
         Cause::FastFail(code) => (&rules::FAST_FAIL, [code.into(), 0, 0]),
         // Windows reports `#GP` to handlers as an access violation at address -1.
-        Cause::Protection | Cause::Read | Cause::Write | Cause::Execute => {
+        Cause::Protection | Cause::OutOfTime | Cause::Read | Cause::Write | Cause::Execute => {
             (&rules::ACCESS_VIOLATION, [instruction, 0, u64::MAX])
         }
     };

@@ -9,6 +9,7 @@
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::time::Duration;
 
 use super::types::Address;
 use crate::image::{Raised, restore_registers, save_registers};
@@ -63,6 +64,8 @@ pub enum Cause {
     Execute,
     /// The kernel stack is exhausted.
     StackOverflow,
+    /// The call has been at DISPATCH_LEVEL or above for too long.
+    OutOfTime,
     /// An instruction for ring 0, or an interrupt, that is not modelled.
     Privileged,
     /// A system call of the host.
@@ -170,6 +173,26 @@ pub trait Guest: Send + Sync {
     /// Bytes of kernel stack used since [`Self::measure_stack`].
     fn stack_used(&self) -> usize {
         0
+    }
+
+    /// Leaves so many bytes of this thread's kernel stack for the calls that follow;
+    /// `None` leaves all. Not to be called inside a call.
+    fn leave_stack(&self, bytes: Option<usize>) {
+        let _ = bytes;
+    }
+
+    /// Gives the calls that follow on this thread so much processor time at DISPATCH_LEVEL
+    /// or above. `raised`: whether the thread is there.
+    fn watch(&self, allotment: Duration, raised: bool) {
+        let _ = (allotment, raised);
+    }
+
+    /// Ends what [`Self::watch`] began.
+    fn end_watch(&self) {}
+
+    /// The processor time that this thread's call has used, if it is more than it has.
+    fn overdue(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::clock::units;
 use super::cpu::{self, Backoff, Irql};
@@ -310,7 +311,7 @@ pub(super) fn wait_for_object(
     if kernel.options().own_time || !is_drivers_own() {
         return wait(kernel, what, timeout, take);
     }
-    let number = kernel.sleepers.begin(None);
+    let number = kernel.sleepers.begin(None, false);
     let waited = wait(kernel, what, timeout, || {
         let rung = kernel.bell.rung();
         let taken = take();
@@ -333,11 +334,17 @@ pub(super) fn wait(
     if kernel.options().own_time {
         return kernel.wait_in_own_time(what, timeout, take);
     }
+    // A positive timeout is a system time, which goes on during sleep.
+    let ends_asleep = kernel.options().sleep_ends_waits || timeout.is_some_and(|timeout| timeout >= 0);
+    let passed = || {
+        let clock = kernel.clock();
+        clock.passed() + if ends_asleep { clock.slept() } else { Duration::ZERO }
+    };
     let timeout = timeout.map(|timeout| kernel.clock().until(timeout));
-    let (before, mut over) = (kernel.clock().passed(), false);
+    let (before, mut over) = (passed(), false);
     let mut ready = || {
         take() || {
-            over = timeout.is_some_and(|timeout| kernel.clock().passed() - before >= timeout);
+            over = timeout.is_some_and(|timeout| passed() - before >= timeout);
             over
         }
     };
@@ -408,11 +415,11 @@ pub extern "win64" fn KeQueryInterruptTimePrecise(QpcTimeStamp: Address) -> u64 
     time
 }
 
-/// `KeQueryUnbiasedInterruptTime`. The machine never sleeps. The time moves in ticks
-/// (`Options::clock_tick`).
+/// `KeQueryUnbiasedInterruptTime`. The time moves in ticks (`Options::clock_tick`), and not
+/// while the machine sleeps.
 pub extern "win64" fn KeQueryUnbiasedInterruptTime() -> u64 {
     let kernel = enter!(KeQueryUnbiasedInterruptTime);
-    let (time, tick) = (kernel.clock().interrupt_time(), units(kernel.options().clock_tick));
+    let (time, tick) = (kernel.clock().unbiased_time(), units(kernel.options().clock_tick));
     time - time.checked_rem(tick).unwrap_or(0)
 }
 

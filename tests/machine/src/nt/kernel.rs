@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ pub struct Kernel {
     pub(super) active: AtomicU32,
     /// The priority of a busy thread, by processor.
     busy: Mutex<BTreeMap<u32, i32>>,
+    /// Whether there is one, to be looked at without the lock.
+    pub(super) any_busy: AtomicBool,
+    /// How many numbers the seed has given.
+    pub(super) drawn: AtomicU64,
     pool: Pool,
     packets: Packets,
     registry: Registry<Notice>,
@@ -95,6 +99,8 @@ impl Kernel {
             me: Weak::clone(me),
             active: AtomicU32::new(options.processors),
             busy: Mutex::default(),
+            any_busy: AtomicBool::new(false),
+            drawn: AtomicU64::new(0),
             processors: (0..options.possible()).map(|_| Processor::default()).collect(),
             clock: Clock::new(options.own_time),
             guest,
@@ -373,6 +379,15 @@ impl Kernel {
     /// timeout that is over end.
     pub fn pass(&self, by: Duration) {
         self.clock.pass(by);
+        self.bell.ring();
+    }
+
+    /// The machine sleeps for this long: nothing runs, and the clocks go on as documented
+    /// ([`Clock::sleep`]). Waits for an absolute time that is over end; those for a
+    /// relative time go on, unless [`Options::sleep_ends_waits`].
+    pub fn sleep(&self, time: Duration) {
+        self.clock.sleep(time);
+        self.sleepers.slept(time, self.options.sleep_ends_waits);
         self.bell.ring();
     }
 

@@ -1,6 +1,8 @@
 //! Runs driver code of a mapped file on kernel stacks, and reports its faults.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
+use std::time::Duration;
+
 use super::guest::{Cause, Exception, Guest, Place, Stop};
 use super::types::Address;
 use super::{ring, seh};
@@ -101,6 +103,22 @@ impl Guest for Mapped {
     fn stack_used(&self) -> usize {
         image::stack_used()
     }
+
+    fn leave_stack(&self, bytes: Option<usize>) {
+        image::leave_stack(bytes);
+    }
+
+    fn watch(&self, allotment: Duration, raised: bool) {
+        image::watch(allotment, raised);
+    }
+
+    fn end_watch(&self) {
+        image::end_watch();
+    }
+
+    fn overdue(&self) -> Option<Duration> {
+        image::overdue()
+    }
 }
 
 fn exception(report: &FaultReport) -> Exception {
@@ -114,6 +132,7 @@ pub(super) fn exception_of(kind: FaultKind, address: Option<u64>, instruction: u
         FaultKind::AccessViolation(Access::Write) => Cause::Write,
         FaultKind::AccessViolation(Access::Execute) => Cause::Execute,
         FaultKind::StackOverflow => Cause::StackOverflow,
+        FaultKind::OutOfTime => Cause::OutOfTime,
         FaultKind::PrivilegedInstruction | FaultKind::Interrupt(_) => Cause::Privileged,
         FaultKind::SystemCall(_) => Cause::SystemCall,
         FaultKind::IllegalInstruction => Cause::IllegalInstruction,

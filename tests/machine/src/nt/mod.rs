@@ -55,6 +55,7 @@ pub mod objects;
 mod options;
 mod packets;
 mod paging;
+mod placement;
 pub mod pool;
 pub mod process;
 pub mod processors;

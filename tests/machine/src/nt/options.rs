@@ -40,6 +40,25 @@ pub struct Options {
     pub notify_irql: Irql,
     /// The IRQL at which callbacks about BFE's state run. No page says it.
     pub bfe_irql: Irql,
+    /// Whether each call of these callbacks draws its own level: PASSIVE_LEVEL, APC_LEVEL
+    /// or DISPATCH_LEVEL. The three fields above do not count then.
+    pub mixed_levels: bool,
+    /// Whether each call from outside the machine is on a processor of its own, so that
+    /// the parts of one packet's way are on different processors.
+    pub mixed_processors: bool,
+    /// The seed of what is drawn.
+    pub seed: u64,
+    /// The kernel stack that is left when a callback begins, in bytes; `None` for the
+    /// whole stack. The stacks of system threads and of DPCs are not shared.
+    pub stack_left: Option<usize>,
+    /// Whether the stack that a call uses is measured for each call, not for some.
+    pub measure_every_call: bool,
+    /// The processor time that one call of a routine may use at DISPATCH_LEVEL or above
+    /// without leaving it. Windows counts ticks (bugcheck 0x133).
+    pub dispatch_allotment: Duration,
+    /// Whether a wait for a relative time ends during sleep
+    /// ("QueryUnbiasedInterruptTime"), or only time awake counts ("SetWaitableTimer").
+    pub sleep_ends_waits: bool,
     /// Whether each filter that is added is followed by a notification of a type that
     /// `FWPS_CALLOUT_NOTIFY_TYPE` does not have: a newer Windows may have more.
     pub unknown_notifications: bool,
@@ -105,6 +124,13 @@ impl Default for Options {
             classify_irql: Irql::DISPATCH,
             notify_irql: Irql::PASSIVE,
             bfe_irql: Irql::PASSIVE,
+            mixed_levels: false,
+            mixed_processors: false,
+            seed: 0,
+            stack_left: None,
+            measure_every_call: false,
+            dispatch_allotment: Duration::from_secs(1),
+            sleep_ends_waits: false,
             unknown_notifications: false,
             nbl_layout: NblLayout::Contiguous,
             mdl_mapping: MdlMapping::Mapped,

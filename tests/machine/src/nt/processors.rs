@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::cpu;
 use super::enter::enter;
 use super::guest::Stop;
 use super::objects::ProcessorCallback;
@@ -187,8 +188,17 @@ impl Kernel {
             Some(priority) => busy.insert(processor, priority),
             None => busy.remove(&processor),
         };
+        self.any_busy.store(!busy.is_empty(), Ordering::Relaxed);
         drop(busy);
         self.bell.ring();
+    }
+
+    /// Runs `f` with another priority of this thread.
+    pub fn with_priority<R>(&self, priority: i32, f: impl FnOnce() -> R) -> R {
+        let before = cpu::set_priority(priority);
+        let result = f();
+        cpu::set_priority(before);
+        result
     }
 
     /// Whether a busy thread keeps one of a lower priority from a processor.

@@ -49,6 +49,7 @@ fn shared(offset: u64, size: usize) -> Option<u64> {
     }
     let kernel = Kernel::current();
     let (interrupt, system) = (kernel.clock().interrupt_time(), kernel.clock().system_time());
+    let bias = interrupt.saturating_sub(kernel.clock().unbiased_time());
     let ticks = interrupt / TICK;
     let mut page = [0; 0x1000];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -66,6 +67,8 @@ fn shared(offset: u64, size: usize) -> Option<u64> {
     put(0x26C, &10u32.to_le_bytes());
     // QpcFrequency.
     put(0x300, &10_000_000_u64.to_le_bytes());
+    // InterruptTimeBias.
+    put(0x3B0, &bias.to_le_bytes());
     put(0x3C0, &kernel.active_count().to_le_bytes());
     let field = page.get(offset as usize..(offset as usize).checked_add(size)?)?;
     let mut word = [0; 8];

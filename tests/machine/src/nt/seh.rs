@@ -63,7 +63,11 @@ pub(super) fn raises(fault: image::Fault) -> Option<Raised> {
         Cause::IllegalInstruction => plain(ILLEGAL_INSTRUCTION),
         Cause::Divide => plain(INTEGER_DIVIDE_BY_ZERO),
         Cause::Breakpoint => plain(BREAKPOINT),
-        Cause::StackOverflow | Cause::Privileged | Cause::SystemCall | Cause::FastFail(_) => None,
+        Cause::StackOverflow
+        | Cause::OutOfTime
+        | Cause::Privileged
+        | Cause::SystemCall
+        | Cause::FastFail(_) => None,
     }
 }
 

@@ -41,9 +41,11 @@ struct State {
 /// A wait in progress.
 #[derive(Debug)]
 struct Wait {
-    /// When it is over, and the period after which it would be over again, in 100 ns
-    /// units. `None` if it has no timeout.
+    /// When it is over, in unbiased interrupt time, and the period after which it would be
+    /// over again, in 100 ns units. `None` if it has no timeout.
     timeout: Option<(u64, u64)>,
+    /// Whether it waits for a system time, which goes on while the machine sleeps.
+    absolute: bool,
     /// How often the machine's bell had rung when the thread found that it must wait.
     looked_at: Option<u64>,
 }
@@ -55,12 +57,23 @@ impl Sleepers {
 
     /// Notes that a thread of the driver begins to wait. `timeout` as in [`Wait`]. Returns
     /// the wait's number.
-    pub(super) fn begin(&self, timeout: Option<(u64, u64)>) -> u64 {
+    pub(super) fn begin(&self, timeout: Option<(u64, u64)>, absolute: bool) -> u64 {
         let mut state = self.state();
         state.last += 1;
         let number = state.last;
-        state.waits.insert(number, Wait { timeout, looked_at: None });
+        state.waits.insert(number, Wait { timeout, absolute, looked_at: None });
         number
+    }
+
+    /// Lets waits end earlier by the time that the machine has slept: those for a system
+    /// time, or all.
+    pub(super) fn slept(&self, time: Duration, all: bool) {
+        let mut state = self.state();
+        for wait in state.waits.values_mut().filter(|wait| all || wait.absolute) {
+            if let Some((end, _)) = &mut wait.timeout {
+                *end = end.saturating_sub(units(time));
+            }
+        }
     }
 
     /// Notes that the thread has looked and must wait. `rung`: how often the machine's bell
@@ -113,7 +126,7 @@ impl Kernel {
         if !self.options().own_time {
             return;
         }
-        let (to, mut limit) = (units(time), Some(self.clock().interrupt_time().saturating_add(units(quiet))));
+        let (to, mut limit) = (units(time), Some(self.clock().unbiased_time().saturating_add(units(quiet))));
         while let Some(next) = self.next_end().filter(|next| *next <= to) {
             if limit.is_some_and(|limit| next > limit) {
                 limit = None;
@@ -178,28 +191,34 @@ impl Kernel {
         timeout: Option<i64>,
         take: impl FnMut() -> bool,
     ) -> Status {
+        let absolute = timeout.is_some_and(|timeout| timeout >= 0);
         let timeout = timeout.map(|timeout| {
             let period = units(self.clock().until(timeout));
-            (self.clock().interrupt_time().saturating_add(period), period)
+            (self.clock().unbiased_time().saturating_add(period), period)
         });
-        if is_drivers_own() { self.sleep(what, timeout, take) } else { self.run_while_waiting(timeout, take) }
+        if is_drivers_own() {
+            self.sleep_until(what, timeout, absolute, take)
+        } else {
+            self.run_while_waiting(timeout, take)
+        }
     }
 
     /// A thread of the driver waits until the time is moved.
-    fn sleep(
+    fn sleep_until(
         &self,
         what: &dyn Fn() -> String,
         timeout: Option<(u64, u64)>,
+        absolute: bool,
         mut take: impl FnMut() -> bool,
     ) -> Status {
-        let number = self.sleepers.begin(timeout);
+        let number = self.sleepers.begin(timeout, absolute);
         let mut over = false;
         let mut ready = || {
             let rung = self.bell.rung();
             if take() {
                 return true;
             }
-            let now = self.clock().interrupt_time();
+            let now = self.clock().unbiased_time();
             let timeout = match self.sleepers.state().waits.get(&number) {
                 Some(wait) => wait.timeout,
                 None => return true,
@@ -233,7 +252,7 @@ impl Kernel {
             if take() {
                 return Status::SUCCESS;
             }
-            if end.is_some_and(|end| end <= self.clock().interrupt_time()) {
+            if end.is_some_and(|end| end <= self.clock().unbiased_time()) {
                 return status::TIMEOUT;
             }
             match next.into_iter().chain(end).min() {

@@ -21,12 +21,12 @@ pub(super) struct StackMarks {
 }
 
 impl StackMarks {
-    /// Counts a call. Returns whether to measure it.
-    pub fn is_due(&self, what: &'static str) -> bool {
+    /// Counts a call. Returns whether to measure it; `every`: always.
+    pub fn is_due(&self, what: &'static str, every: bool) -> bool {
         let mut marks = self.marks();
         let mark = marks.entry(what).or_default();
         mark.calls += 1;
-        mark.calls <= INTERVAL || mark.calls.is_multiple_of(INTERVAL)
+        every || mark.calls <= INTERVAL || mark.calls.is_multiple_of(INTERVAL)
     }
 
     /// Records what a call used.
@@ -54,8 +54,9 @@ mod tests {
     #[test]
     fn the_first_calls_and_some_later_ones_are_measured() {
         let marks = StackMarks::default();
-        let due = (1..=300).filter(|_| marks.is_due("classifyFn")).count();
+        let due = (1..=300).filter(|_| marks.is_due("classifyFn", false)).count();
         assert_eq!(due, 64 + 3);
+        assert!(marks.is_due("classifyFn", true));
         assert!(marks.all().is_empty());
         marks.note("classifyFn", 700);
         marks.note("classifyFn", 300);

@@ -130,6 +130,7 @@ pub(crate) fn at_import(kernel: &Kernel, name: &'static str) {
         cpu::migrate(processor);
     }
     if !raised {
+        cpu::yield_to_busy(kernel);
         cpu::wait_while_preempted(kernel);
     }
 }

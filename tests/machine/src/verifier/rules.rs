@@ -142,7 +142,9 @@ rules! {
     /// Windows does not check the level of functions outside the kernel.
     CALL_IRQL = LAB, None, "function of the filter engine, NDIS, ETW or the framework called at an IRQL that its page excludes";
     WORKER_IRQL = 0xE1, None, "a worker routine returned at an IRQL other than PASSIVE_LEVEL";
-    /// The lab counts calls at DISPATCH_LEVEL instead of clock ticks.
+    /// The lab counts processor time at DISPATCH_LEVEL instead of clock ticks. Windows
+    /// allots 0x500 ticks to a DPC, the lab less.
+    DPC_TIME_LIMIT = 0x133, Some(0), "a routine that was called at DISPATCH_LEVEL ran for too long";
     DPC_WATCHDOG = 0x133, Some(1), "stayed at DISPATCH_LEVEL or above for too long";
     /// Windows checks only dispatch routines and worker routines.
     IRQL_CHANGED = LAB, None, "returned at another IRQL than it was called at";

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lab::storm;
+use lab::storm::{self, Placed, Restless};
 use machine::Machine;
 use machine::host::{self, Application, Host, OpenPoints};
-use machine::nt::{Irql, Kernel, Options};
+use machine::nt::{Kernel, Options};
 use machine::schedule::{self, Random, Scheduling, Thread};
 use machine::verifier::{Rule, rules};
 use machine::wfp::Engine;
@@ -43,31 +43,25 @@ impl Stage {
     /// A host on a processor, until the programs have ended.
     fn traffic(&self, processor: u32, seed: u64) {
         let (mut random, mut now) = (Random::new(seed), Duration::ZERO);
-        let mut host =
-            Host::new(Arc::clone(&self.engine) as _, host::Options::default(), OpenPoints::default());
+        let (kernel, engine) = (Arc::clone(&self.kernel), Arc::clone(&self.engine));
+        let placed = Arc::new(Placed { kernel, engine, processor });
+        let mut host = Host::new(placed, host::Options::default(), OpenPoints::default());
         let network = Network::default();
         for local in [IpAddr::from(network.host.0), network.host.1.into()] {
-            self.at(processor, || host.listen(SocketAddr::new(local, OPEN), Application::Http).unwrap());
+            host.listen(SocketAddr::new(local, OPEN), Application::Http).unwrap();
         }
         while !self.is_over() {
             now += Duration::from_millis(1);
             let packet = packet(&network, &mut random);
-            self.at(processor, || {
-                host.receive(&packet, now);
-                host.poll(now);
-                while host.transmit().is_some() {}
-            });
+            host.receive(&packet, now);
+            host.poll(now);
+            while host.transmit().is_some() {}
             schedule::note("packet", packet.len() as u64);
             // A thread that waits for a spin lock has its turn only when others wait, too.
             if !self.is_over() {
                 schedule::pause(&|| "the next packet".to_owned());
             }
         }
-        self.at(processor, || drop(host));
-    }
-
-    fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
-        self.kernel.on_processor(processor, Irql::PASSIVE, |_| f())
     }
 
     /// Opens handles, uses them and closes them.
@@ -168,6 +162,7 @@ fn storm(sys: &std::path::Path, scheduling: Scheduling) {
         let seed = seed.wrapping_mul(37) + 1000 + number;
         threads.push(Thread::new(format!("program {number}"), move || stage.program(seed)));
     }
+    threads.push(Thread::new("machine", move || Restless::new(seed).play(&stage.kernel, || stage.is_over())));
     machine.kernel().run_threads(scheduling, threads);
     if let Some(stop) = machine.kernel().stopped() {
         panic!("seed {seed}: {stop}");

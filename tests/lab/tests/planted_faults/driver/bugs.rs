@@ -113,6 +113,8 @@ bugs! {
     Entry BAD_POINTER => peek(NOWHERE);
     Entry BAD_POINTER__WRITE => poke(NOWHERE, 1);
     Worker BAD_POINTER__DISCARDED => run(note(0, initial as *const () as Ptr));
+    Worker BAD_POINTER__DISCARDED_DATA => peek(note(0, INITIAL.as_ptr() as Ptr));
+    Classify BAD_POINTER_RAISED__DISCARDED => run(note(0, initial as *const () as Ptr));
     Classify BAD_POINTER_RAISED => peek(NOWHERE);
     Entry BAD_POINTER_RAISED__PAGED_POOL => {
         let block = note(0, ExAllocatePool2(PAGED, 32, TAG));
@@ -171,6 +173,7 @@ bugs! {
     Entry DIVIDE_BY_ZERO => asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
     Entry BREAKPOINT => asm!("int3");
     Worker STACK_OVERFLOW => { recurse(100_000); };
+    Classify STACK_OVERFLOW__LITTLE_LEFT => { recurse(28); };
     Entry FAST_FAIL => asm!("int 0x29", in("ecx") 7);
     Entry RING_0_INSTRUCTION => asm!("wbinvd");
     // openat.
@@ -488,6 +491,9 @@ bugs! {
         KeSetEvent(note(0, ((location() + 32) as *const Ptr).read()), 0, 0)
     };
     Entry DPC_WATCHDOG => at(DISPATCH, || while KeGetCurrentIrql() == DISPATCH {});
+    Entry DPC_WATCHDOG__WITHOUT_CALLS => at(DISPATCH, || while black_box(true) {});
+    Classify DPC_TIME_LIMIT => while black_box(true) {};
+    Classify DPC_TIME_LIMIT__WITH_CALLS => while KeGetCurrentIrql() == DISPATCH {};
 
     Request IRP_COMPLETED_TWICE => { request(); answer_request(Some(0), 0); IofCompleteRequest(REQUEST.load(SeqCst), 0) };
     Request IRP_COMPLETED_PENDING => { request(); answer_request(Some(0x103), 0x103) };

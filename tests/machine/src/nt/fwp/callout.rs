@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::Kernel;
+use super::super::placement::Callback;
 use super::super::types::{FWPS_CALLOUT3, FWPS_STREAM_CALLOUT_IO_PACKET0};
 use super::advice;
 use super::contract::Inside;
@@ -128,7 +129,7 @@ impl CalloutDriver for GuestCallout {
             let head = [values as u64, metadata as u64, data as u64];
             let tail = [raw_filter as u64, flow_context, raw_out as u64];
             let entry = self.callout.classifyFn;
-            let level = options.classify_irql;
+            let level = kernel.level_of(Callback::Callout);
             let outcome = match self.prototype {
                 Prototype::Vista => {
                     let [a, b, c] = head;
@@ -194,7 +195,7 @@ impl CalloutDriver for GuestCallout {
             let raw_filter = scratch.filter(filter, before);
             let arguments = [kind as u64, key as u64, raw_filter as u64];
             let entry = self.callout.notifyFn;
-            let level = kernel.options().notify_irql;
+            let level = kernel.level_of(Callback::Notify);
             let outcome = kernel.call_driver(entry, &arguments, level, "notifyFn");
             let after = scratch.filter_context(raw_filter);
             if outcome.is_ok() && kind == NotifyType::AddFilter && kernel.options().unknown_notifications {
@@ -226,7 +227,7 @@ impl CalloutDriver for GuestCallout {
             let arguments = [layer.0.into(), callout_id.into(), flow_context];
             let entry = self.callout.flowDeleteFn;
             // If the call failed, it has already stopped the machine.
-            let level = kernel.options().classify_irql;
+            let level = kernel.level_of(Callback::Callout);
             let _ = kernel.call_driver(entry, &arguments, level, "flowDeleteFn");
         }
     }

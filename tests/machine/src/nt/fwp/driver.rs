@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::cpu::{self, InCallback};
 use super::super::enter::enter;
 use super::super::foreign;
+use super::super::placement::Callback;
 use super::super::types::{Address, FWPS_CALLOUT3, HANDLE, NTSTATUS};
 use super::super::{Kernel, Trouble};
 use super::callout::{GuestCallout, Prototype};
@@ -121,7 +122,7 @@ pub extern "win64" fn FwpmBfeStateGet0() -> i32 {
 }
 
 /// `FwpmBfeStateSubscribeChanges0`. The callback runs on the thread that changes the
-/// state, at `Options::bfe_irql`.
+/// state, at `Options::bfe_irql` or a level of its own.
 pub extern "win64" fn FwpmBfeStateSubscribeChanges0(
     deviceObject: Address,
     callback: Address,
@@ -151,7 +152,7 @@ fn subscribe(
             let inside = InCallback::begin();
             let arguments = [context as u64, state as u64];
             // If the call failed, it has already stopped the machine.
-            let level = kernel.options().bfe_irql;
+            let level = kernel.level_of(Callback::BfeState);
             let _ = kernel.call_driver(callback, &arguments, level, "BFE callback");
             drop(inside);
         }

@@ -6,6 +6,7 @@
 //! stated length, which ends at a guard page.
 
 use super::super::memory::{Guarded, PAGE};
+use super::super::placement::Callback;
 use super::super::types::{
     Address, FWP_BYTE_BLOB, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0,
     FWPS_INCOMING_VALUES0, FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA0, MDL, MDL_MAPPED_TO_SYSTEM_VA,
@@ -177,7 +178,7 @@ impl Room {
         // use them must not read them.
         let flow_context = indication.flow_context;
         let arguments = [fixed as u64, metadata as u64, data as u64, 0, 0, flow_context, out as u64];
-        let level = kernel.options().classify_irql;
+        let level = kernel.level_of(Callback::Callout);
         kernel.call_driver(callout.classifyFn, &arguments, level, "classifyFn")?;
         Ok(indication.out.map(|_| self.pages[out_page].get(out)))
     }

@@ -13,6 +13,7 @@ use super::super::cpu;
 use super::super::enter::enter;
 use super::super::foreign;
 use super::super::packets::{Handle, State, bytes_of};
+use super::super::placement::Callback;
 use super::super::types::{Address, FWPS_TRANSPORT_SEND_PARAMS0, HANDLE, NET_BUFFER_LIST, NTSTATUS};
 use super::super::work::Job;
 use super::super::{Irql, Kernel, Trouble};
@@ -217,10 +218,10 @@ impl Kernel {
         }
         // The list exists: a driver that frees it while it is injected is stopped.
         let _written = foreign::write(list + offset_of!(NET_BUFFER_LIST, Status), &status.0);
-        let level = self.options().classify_irql;
+        let level = self.level_of(Callback::Completion).max(cpu::irql());
         let arguments = [context as u64, list as u64, u64::from(level == Irql::DISPATCH)];
         // If the call failed, it has already stopped the machine.
-        let _ = self.call_driver(function, &arguments, level.max(cpu::irql()), "completion function");
+        let _ = self.call_driver(function, &arguments, level, "completion function");
         if let Some(handle) = self.packets().state().handles.get_mut(&handle) {
             handle.pending = handle.pending.saturating_sub(1);
         }

@@ -162,6 +162,9 @@ pub fn count(kernel: &Kernel, image: &image::Image, calls: &[&Prepared]) -> Resu
     outcome.map(|()| trace)
 }
 
+/// What the loop is called that calls a classifyFn again and again. It may take any time.
+pub(in crate::nt) const LOOP: &str = "loop of classifyFn";
+
 fn one_round(calls: &[&Prepared]) -> Walk {
     Walk { calls: std::ptr::null(), count: calls.len() as u64, rounds: 1, first_round: 0, stepped: 0 }
 }
@@ -176,5 +179,5 @@ fn spin(kernel: &Kernel, calls: &[&Prepared], walk: Walk) -> Result<(), Stop> {
     let arguments = [std::ptr::from_ref(&walk).addr() as u64];
     image::set_here(cpu::processor(), cpu::irql().0);
     // The call runs at the thread's IRQL, which is PASSIVE_LEVEL or higher.
-    kernel.call_driver(entry, &arguments, Irql::PASSIVE, "classifyFn").map(|_| ())
+    kernel.call_driver(entry, &arguments, Irql::PASSIVE, LOOP).map(|_| ())
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::cpu::{self, Acting, Irql, Stay, ThreadState};
 use super::super::drivers::Service;
+use super::super::fwp::prepared;
 use super::super::guest::Stop;
 use super::super::ke;
 use super::super::locks::{self, Kind};
@@ -28,6 +29,12 @@ const DISPATCH_ROUTINE: &str = "dispatch routine";
 
 /// The routines that Windows runs on threads of the system process.
 const SYSTEM_THREADS: [&str; 4] = ["DriverEntry", "DriverUnload", SYSTEM_THREAD_ROUTINE, "worker routine"];
+
+/// Whether a routine runs on a stack that others have used before: not on one that Windows
+/// keeps for it ("Using the Kernel Stack"; a processor has a stack for DPCs).
+fn shares_stack(what: &str) -> bool {
+    what != "DPC routine" && !SYSTEM_THREADS.contains(&what)
+}
 
 /// A call of one of [`CALLBACKS`], of a driver.
 struct Callback<'a>(&'a Service);
@@ -82,14 +89,23 @@ impl Kernel {
             return Err(stop.clone());
         }
         let inside = std::ptr::eq(cpu::kernel(), self);
-        let processor = if inside { cpu::processor() } else { 0 };
+        let processor = if inside { cpu::processor() } else { self.processor_of_call(0) };
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
         let before = cpu::thread_state();
         let driver = self.driver_of(entry);
         let service = self.drivers.service_of(driver);
         let callback = CALLBACKS.contains(&what).then(|| Callback::begin(service));
-        let measured = service.stack_marks.is_due(what) && self.guest.measure_stack();
+        let outermost = !self.guest.in_call();
+        if outermost {
+            self.guest.leave_stack(self.options.stack_left.filter(|_| shares_stack(what)));
+            if what != prepared::LOOP {
+                self.guest.watch(self.options.dispatch_allotment, irql >= Irql::DISPATCH);
+            }
+        }
+        let began_raised = cpu::set_began_raised(irql >= Irql::DISPATCH);
+        let every = self.options.measure_every_call;
+        let measured = service.stack_marks.is_due(what, every) && self.guest.measure_stack();
         let acting = Acting::begin(driver, false);
         let outer = ps::entered(what == SYSTEM_THREAD_ROUTINE);
         let of_system = cpu::is_system_thread() || SYSTEM_THREADS.contains(&what);
@@ -111,6 +127,11 @@ impl Kernel {
             service.stack_marks.note(what, self.guest.stack_used());
         }
         let outcome = outcome.map_err(|stop| self.driver_stopped(stop, left_at, driver));
+        cpu::set_began_raised(began_raised);
+        if outermost {
+            self.guest.end_watch();
+            self.guest.leave_stack(None);
+        }
         cpu::set_system_thread(outer_is_of_system);
         let value = outcome?;
         if let Err(violation) = ke::instead_of_wait("the return") {
