@@ -10,6 +10,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::fault;
 use super::running;
 use super::stack::Control;
 
@@ -37,6 +38,8 @@ pub(super) struct Watched {
 /// DISPATCH_LEVEL or above.
 pub fn watch(allotment: Duration, raised: bool) {
     static WATCHDOG: Once = Once::new();
+    // Before there is a thread: a filter of system calls may refuse one of its calls.
+    fault::install();
     WATCHDOG.call_once(|| {
         let watchdog = std::thread::Builder::new().name("lab-watchdog".into());
         // Without it, no call is found to be too long.
