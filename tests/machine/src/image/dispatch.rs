@@ -134,12 +134,21 @@ static REFUSED: Mutex<Vec<SystemCall>> = Mutex::new(Vec::new());
 
 /// Notes a refused call. For a signal handler: it does not wait for the lock.
 pub(super) fn note_refused(call: SystemCall) {
+    // Within the capacity, because the memory for more may need a call that is refused.
     if let Ok(mut refused) = REFUSED.try_lock()
-        && refused.len() < 64
+        && refused.len() < refused.capacity().min(MOST_REFUSED)
         && !refused.contains(&call)
     {
         refused.push(call);
     }
+}
+
+/// The most system calls that are noted.
+const MOST_REFUSED: usize = 64;
+
+/// Gets the memory for what [`note_refused`] notes.
+pub(super) fn prepare_notes() {
+    REFUSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).reserve(MOST_REFUSED);
 }
 
 /// The system calls, made outside of driver code as far as this process knows, that a

@@ -35,6 +35,7 @@ static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
 pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        dispatch::prepare_notes();
         // Recorded before the handler can run.
         assert!(PREVIOUS.set(SIGNALS.map(action)).is_ok(), "installed once");
         for signal in SIGNALS {
