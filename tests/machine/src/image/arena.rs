@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use super::map::Reservation;
-use super::{fault, thunk};
+use super::{dispatch, fault, thunk};
 
 /// Reserved addresses of images to come.
 static ARENA: Mutex<Option<Free>> = Mutex::new(None);
@@ -35,6 +35,7 @@ pub struct Arena {
 /// If the system refuses. If it was called before.
 pub fn confine(bytes: usize) -> io::Result<Arena> {
     fault::install();
+    dispatch::limit_allocator();
     thunk::prepare()?;
     let reservation = Reservation::new(bytes)?;
     let start = reservation.base();

@@ -146,6 +146,13 @@ pub(super) fn note_refused(call: SystemCall) {
 /// The most system calls that are noted.
 const MOST_REFUSED: usize = 64;
 
+/// Limits the arenas of the allocator. Without a limit, it reads the number of processors
+/// from a file when a ninth thread allocates, which a filter refuses.
+pub(super) fn limit_allocator() {
+    // SAFETY: sets a number of the allocator.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 8) };
+}
+
 /// Gets the memory for what [`note_refused`] notes.
 pub(super) fn prepare_notes() {
     REFUSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).reserve(MOST_REFUSED);
