@@ -166,6 +166,7 @@ pub fn build(root: &Path, name: &str, names: &Names<'_>, has_messages: bool) {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let text = bindings(&declarations_of(&root.join("src/ffi/wdk.h"), &target, names), names);
     fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
+    record_libclang(&out);
     resources::compile(&out, name, has_messages);
     println!("cargo::rustc-cdylib-link-arg=/PDBALTPATH:{name}.pdb");
     for argument in [
@@ -208,6 +209,19 @@ fn declarations_of(header: &Path, target: &str, names: &Names<'_>) -> String {
         builder = builder.allowlist_item(item);
     }
     builder.generate().expect("wdk.h is valid").to_string()
+}
+
+/// Writes the version of libclang and, on Linux, the file that bindgen has loaded, for the
+/// record of the build. Another file there makes this script run again.
+fn record_libclang(out: &Path) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let file = files.find(|file| file.contains("/libclang")).unwrap_or_default();
+    if !file.is_empty() {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let record = format!("{}\n{file}\n", bindgen::clang_version().full);
+    fs::write(out.join("libclang.txt"), record).expect("OUT_DIR can be written");
 }
 
 /// Without a kit, the declarations are those of `wdk.h`, and the linker needs no

@@ -20,6 +20,7 @@
 //! | [`registry_file`] | what `reg export` writes, for the keys of a service |
 //! | [`counters`] | the driver's own counters |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
+//! | [`provenance`] | what the driver is made from, and whether a file from elsewhere is the same |
 //! | [`mod@bench`] | what a classify costs: time, instructions, locks and writes |
 //! | [`order`] | changes of the documented flows, and what the driver tells of each |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
@@ -47,6 +48,7 @@ pub mod package;
 pub mod policy;
 pub mod printable;
 pub mod programs;
+pub mod provenance;
 pub mod registry_file;
 pub mod remote_registry;
 pub mod report;

@@ -20,6 +20,7 @@ mod scan;
 mod test;
 mod trace;
 mod up;
+mod verify;
 mod vm;
 mod wdk;
 
@@ -75,6 +76,8 @@ enum Lab {
     Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
+    /// Compare a driver or a package from elsewhere with one's own build of this source
+    Verify(verify::Arguments),
     /// Install Windows in a virtual machine, test the driver there, and print a verdict
     Vm(Box<vm::Arguments>),
     /// Build the driver against the headers of a WDK, as on Windows, and test it
@@ -129,6 +132,7 @@ fn command(lab: &Lab) -> Result<bool> {
         Lab::Trace(arguments) => apart(|| arguments.job(), || arguments.wish(), || trace::run(arguments)),
         Lab::Up(arguments) if inner::is_inner() => up::run(arguments),
         Lab::Up(arguments) => up::start(arguments),
+        Lab::Verify(arguments) => verify::run(arguments),
         Lab::Vm(arguments) => vm::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
     }

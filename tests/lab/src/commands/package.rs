@@ -7,13 +7,14 @@ use sha2::{Digest, Sha256};
 
 use crate::package::signing::Certificate;
 use crate::package::{FILES, Plan};
+use crate::provenance::source;
 use crate::setup::{self, Need, Target};
 
 /// What to build.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-If SOURCE_DATE_EPOCH is set, it is the time in the package. With one time and one certificate, every build gives the same bytes. \
-docs/INSTALL.md describes the installation.")]
+The time in the package is that of the commit, or SOURCE_DATE_EPOCH if that is set. With one time and one certificate, every build gives the same bytes. \
+docs/INSTALL.md describes the installation, docs/BUILD.md how others make the same files.")]
 pub struct Arguments {
     /// Write the files to this folder [default: target/lab/package/ARCH]
     #[arg(long, value_name = "DIR")]
@@ -46,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         Some(out) => out.clone(),
         None => setup::state().join("package").join(arguments.arch.name()),
     };
-    let mut plan = Plan::new(arguments.arch, out)?;
+    let mut plan = Plan::new(arguments.arch, out, source::time()?);
     if let Some(os) = &arguments.os {
         plan.os.clone_from(os);
     }

@@ -1,5 +1,6 @@
 //! `cargo lab test`: runs all lints and tests.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -58,6 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     if all {
+        dependencies(&children)?;
         children.step("the documentation of the workspace");
         let mut doc = setup::workspace_cargo("doc");
         doc.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
@@ -78,6 +80,22 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let scripted = !all || summary.is_over() || pester::run()?;
     println!("\n{summary}");
     Ok(summary.passed() && documented && scripted)
+}
+
+/// Checks licences, versions and sources of all crates by .cargo/deny.toml, where
+/// cargo-deny is installed. The workflow linux.yml always does, and checks advisories.
+fn dependencies(children: &Children) -> Result<()> {
+    children.step("licences, versions and sources of all crates");
+    if !setup::is_present("cargo-deny") {
+        println!("skipped: cargo-deny is not installed (cargo install --locked cargo-deny)");
+        return Ok(());
+    }
+    let mut deny = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    deny.current_dir(setup::root()).args(["deny", "--workspace", "check", "--hide-inclusion-graph"]);
+    if !children.status(deny.args(["licenses", "bans", "sources"]))?.success() {
+        bail!("cargo deny reports problems");
+    }
+    Ok(())
 }
 
 /// Makes ready for the tests that run virtual machines, or says that they are skipped.

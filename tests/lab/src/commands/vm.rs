@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::as_root;
 use crate::package::Plan;
 use crate::package::signing::Certificate;
+use crate::provenance::source;
 use crate::setup::{self, Need, Target};
 use crate::vm::accelerator::Accelerator;
 use crate::vm::config::{self, Config, Folder, Kernel, Kind, Limits, Saved, Source};
@@ -257,7 +258,7 @@ fn prepare(arguments: &Arguments, folder: &Folder) -> Result<Config> {
             package.canonicalize().with_context(|| format!("--package {}", package.display()))?
         }
         None => {
-            let mut plan = Plan::new(Target::X64, setup::state().join("vm/package"))?;
+            let mut plan = Plan::new(Target::X64, setup::state().join("vm/package"), source::time()?);
             plan.conformance = true;
             plan.make(&Certificate::of_checkout()?)?.folder
         }

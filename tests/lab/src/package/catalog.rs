@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result, bail};
 use der::asn1::{BitString, BmpString, ObjectIdentifier, OctetString, SetOfVec, UtcTime};
-use der::{Any, Decode, Encode, Sequence, Tag, TagNumber, ValueOrd};
+use der::{Any, AnyRef, Decode, Encode, Reader, Sequence, SliceReader, Tag, TagNumber, Tagged, ValueOrd};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -58,7 +58,8 @@ impl Kind {
         }
     }
 
-    fn digest<D: Digest>(self, contents: &[u8]) -> Result<Vec<u8>> {
+    /// The digest of a file in a catalog.
+    pub fn digest<D: Digest>(self, contents: &[u8]) -> Result<Vec<u8>> {
         match self {
             Self::Image => image::digest::<D>(contents),
             Self::Plain => Ok(D::digest(contents).to_vec()),
@@ -233,6 +234,82 @@ fn indirect(kind: Kind, digest: Vec<u8>) -> Result<IndirectData> {
     };
     let algorithm = Algorithm { oid: SHA256, parameters: Any::null() };
     Ok(IndirectData { data, digest: DigestInfo { algorithm, digest: OctetString::new(digest)? } })
+}
+
+/// A member of a catalog from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The digest that names it.
+    pub digest: Vec<u8>,
+    /// The file's name, if the catalog has it.
+    pub name: Option<String>,
+}
+
+/// The members of any catalog, of version 1 or 2, signed or not. Other tools add
+/// attributes that [`Catalog`] does not know.
+pub fn members(bytes: &[u8]) -> Result<Vec<Listed>> {
+    let signed = children(AnyRef::from_der(bytes).context("not a catalog: not in DER")?)?;
+    let data = typed(&signed, SIGNED_DATA)?;
+    let content = children(*data.get(2).context("not a catalog: no content")?)?;
+    let list = typed(&content, TRUST_LIST)?;
+    // Its use, its algorithm and its members are sequences, in this order. Whatever else
+    // it has are other types.
+    let members = list.iter().filter(|part| part.tag() == Tag::Sequence).nth(2);
+    let members = children(*members.context("not a catalog: it lists nothing")?)?;
+    members.into_iter().map(listed).collect()
+}
+
+/// The parts of a constructed value.
+fn children(value: AnyRef<'_>) -> Result<Vec<AnyRef<'_>>> {
+    let mut reader = SliceReader::new(value.value())?;
+    let mut parts = Vec::new();
+    while !reader.is_finished() {
+        parts.push(AnyRef::decode(&mut reader).context("not a catalog: damaged")?);
+    }
+    Ok(parts)
+}
+
+/// What a content of this type contains: an identifier, and a value in brackets.
+fn typed<'a>(content: &[AnyRef<'a>], identifier: ObjectIdentifier) -> Result<Vec<AnyRef<'a>>> {
+    let [kind, value, ..] = content else { bail!("not a catalog: no typed content") };
+    if ObjectIdentifier::from_bytes(kind.value()) != Ok(identifier) {
+        bail!("not a catalog: it is of another type");
+    }
+    children(*children(*value)?.first().context("not a catalog: empty content")?)
+}
+
+fn listed(member: AnyRef<'_>) -> Result<Listed> {
+    let parts = children(member)?;
+    let [id, attributes] = parts[..] else { bail!("not a catalog: a member is damaged") };
+    let mut name = None;
+    for attribute in children(attributes)? {
+        let [kind, values] = children(attribute)?[..] else { continue };
+        if ObjectIdentifier::from_bytes(kind.value()) != Ok(NAME_VALUE) {
+            continue;
+        }
+        let Some(pair) = children(values)?.first().copied() else { continue };
+        if let [key, _, value] = children(pair)?[..]
+            && utf16(key.value(), u16::from_be_bytes).as_deref() == Some("File")
+        {
+            name = utf16(value.value(), u16::from_le_bytes);
+        }
+    }
+    // Version 1 names a member by hexadecimal digits in UTF-16.
+    let digits = utf16(id.value(), u16::from_le_bytes).and_then(|text| from_hexadecimal(&text));
+    Ok(Listed { digest: digits.unwrap_or_else(|| id.value().to_vec()), name })
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
+    let (units, []) = bytes.as_chunks::<2>() else { return None };
+    let text = String::from_utf16(&units.iter().map(|bytes| unit(*bytes)).collect::<Vec<_>>()).ok()?;
+    Some(text.trim_end_matches('\0').to_owned())
+}
+
+fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
+    let digits = digits.filter(|digits| [40, 64].contains(&digits.len()))?;
+    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 /// A parsed catalog.

@@ -21,11 +21,12 @@ pub mod signing;
 pub mod stamp;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::conformance::SERVICE;
+use crate::provenance::build_info::{self, BuildInfo};
+use crate::provenance::sbom;
 use crate::setup::{self, Target};
 use catalog::{Catalog, Description};
 use inf::Inf;
@@ -33,7 +34,7 @@ use signing::Certificate;
 use stamp::Stamp;
 
 /// Files that go into the package as they are: from the checkout, and their names there.
-const ADDED: [(&str, &str); 3] = [
+pub(crate) const ADDED: [(&str, &str); 3] = [
     ("inf/hushport.admx", "hushport.admx"),
     ("inf/en-US/hushport.adml", "en-US/hushport.adml"),
     ("inf/Hushport.psm1", "Hushport.psm1"),
@@ -43,12 +44,14 @@ const ADDED: [(&str, &str); 3] = [
 const README: &str = include_str!("README.txt");
 
 /// Every file of a package, by its name in the folder.
-pub const FILES: [&str; 9] = [
+pub const FILES: [&str; 11] = [
     "hushport.sys",
     "hushport.inf",
     "hushport.cat",
     "hushport.pdb",
     "hushport-test.cer",
+    build_info::FILE,
+    sbom::FILE,
     "hushport.admx",
     "en-US/hushport.adml",
     "Hushport.psm1",
@@ -85,22 +88,15 @@ pub struct Package {
 }
 
 impl Plan {
-    /// A package for a target, with the current time, or SOURCE_DATE_EPOCH if that
-    /// is set (reproducible-builds.org), for Windows 10 and later.
-    pub fn new(target: Target, out: PathBuf) -> Result<Self> {
-        let time = match std::env::var("SOURCE_DATE_EPOCH") {
-            Ok(text) => text
-                .parse()
-                .with_context(|| format!("SOURCE_DATE_EPOCH={text}: expected seconds since 1970"))?,
-            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
-        };
+    /// A package for a target, of this time, for Windows 10 and later.
+    pub fn new(target: Target, out: PathBuf, time: u64) -> Self {
         // The string for x64 appears in catalogs by Inf2Cat. The one for arm64 is
         // only inferred from it, so it can be overridden.
         let os = match target {
             Target::X64 => "_v100_X64",
             Target::Arm64 => "_v100_ARM64",
         };
-        Ok(Self { target, out, time, os: os.to_owned(), revision: 0, conformance: false })
+        Self { target, out, time, os: os.to_owned(), revision: 0, conformance: false }
     }
 
     /// Builds the driver, then writes, signs and checks the package.
@@ -121,6 +117,9 @@ impl Plan {
         let files = [("hushport.sys", &std::fs::read(&sys)?[..]), ("hushport.inf", inf.as_bytes())];
         std::fs::write(package.file("cat"), catalog::build(&description, &files)?)?;
         certificate.sign(&package.file("cat"), self.time)?;
+        let info = BuildInfo::of(built, self.target, self.time, self.revision, &inf)?;
+        std::fs::write(self.out.join(build_info::FILE), info.to_json()?)?;
+        std::fs::write(self.out.join(sbom::FILE), sbom::of(built, self.target, self.time)?)?;
         self.add_files()?;
         package.check()?;
         if self.conformance {
@@ -138,10 +137,7 @@ impl Plan {
             }
             std::fs::copy(setup::root().join(from), &to).with_context(|| format!("cannot copy {from}"))?;
         }
-        let [major, minor, patch, revision] = version(self.revision)?;
-        let text = README.replace("{version}", &format!("{major}.{minor}.{patch}.{revision}"));
-        // Notepad of old versions of Windows wants both characters at the end of a line.
-        std::fs::write(self.out.join("README.txt"), text.replace('\n', "\r\n"))?;
+        std::fs::write(self.out.join("README.txt"), readme(self.revision)?)?;
         Ok(())
     }
 
@@ -208,6 +204,14 @@ impl Package {
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// The text of README.txt.
+pub(crate) fn readme(revision: u16) -> Result<String> {
+    let [major, minor, patch, revision] = version(revision)?;
+    let text = README.replace("{version}", &format!("{major}.{minor}.{patch}.{revision}"));
+    // Notepad of old versions of Windows wants both characters at the end of a line.
+    Ok(text.replace('\n', "\r\n"))
 }
 
 /// The version of the package, with the revision as the fourth number.

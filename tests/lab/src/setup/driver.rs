@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Need, Toolchain, ensure, root, state};
+use super::{Need, Toolchain, ensure, profile, root, state};
 use crate::sandbox::inner;
 
 /// A Windows target of the driver.
@@ -47,6 +47,19 @@ pub struct Driver {
     pub sys: PathBuf,
     /// The files that bindgen wrote for this build.
     pub bindings: Vec<PathBuf>,
+    /// The output folder of the build script, if the driver was built here.
+    pub out: Option<PathBuf>,
+    /// The crates that the build compiled, if the driver was built here.
+    pub crates: Vec<Crate>,
+}
+
+/// A crate that a build compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crate {
+    /// Its manifest.
+    pub manifest: PathBuf,
+    /// Whether it was compiled for Windows. Otherwise it ran during the build.
+    pub is_linked: bool,
 }
 
 /// An environment variable: a folder of drivers that replaces the build, with
@@ -68,7 +81,12 @@ pub fn build(target: Target) -> Result<&'static Driver> {
     static GIVEN: OnceLock<Driver> = OnceLock::new();
     // A driver's process can build nothing.
     if let Some(sys) = inner::driver() {
-        return Ok(GIVEN.get_or_init(|| Driver { sys: sys.to_owned(), bindings: Vec::new() }));
+        return Ok(GIVEN.get_or_init(|| Driver {
+            sys: sys.to_owned(),
+            bindings: Vec::new(),
+            out: None,
+            crates: Vec::new(),
+        }));
     }
     build_once(&BUILT, HUSHPORT, target)
 }
@@ -98,7 +116,7 @@ fn given(folder: &Path, package: &str) -> Result<Driver> {
     }
     let files = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
     let bindings = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect();
-    Ok(Driver { sys, bindings })
+    Ok(Driver { sys, bindings, out: None, crates: Vec::new() })
 }
 
 /// Runs clippy over both drivers for one Windows target; warnings are errors.
@@ -117,7 +135,7 @@ pub fn lint(target: Target) -> Result<()> {
 }
 
 /// The toolchain for a target, found or installed once per process.
-pub(super) fn toolchain(target: Target) -> Result<&'static Toolchain> {
+pub fn toolchain(target: Target) -> Result<&'static Toolchain> {
     static TOOLCHAINS: [OnceLock<Result<Toolchain, String>>; 2] = [const { OnceLock::new() }; 2];
     let found = TOOLCHAINS[target as usize].get_or_init(|| {
         // Test processes run concurrently; one of them does the set-up.
@@ -134,6 +152,7 @@ fn cargo(toolchain: &Toolchain, verb: &str, package: &str, target: Target) -> Co
     command
         .current_dir(root())
         .args([verb, "--package", package, "--lib", "--release", "--locked", "--no-default-features"])
+        .args(profile::arguments(package))
         .args(["--target", target.triple()])
         .arg("--target-dir")
         .arg(state().join("driver"));
@@ -171,7 +190,8 @@ pub(super) fn collect(
     let sys = directory.join(package).with_extension("sys");
     replace(&linked, &sys)?;
     replace(&linked.with_extension("pdb"), &sys.with_extension("pdb"))?;
-    Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")] })
+    let crates = compiled(&messages, target);
+    Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")], out: Some(out_dir), crates })
 }
 
 /// The library that cargo built from the target with this name, and the output
@@ -193,6 +213,18 @@ pub(super) fn built(messages: &[Value], target: &str) -> Result<(Option<PathBuf>
     });
     let out = script.and_then(|message| message["out_dir"].as_str());
     Ok((library, out.with_context(|| format!("cargo names no output of {target}'s build.rs"))?.into()))
+}
+
+/// The crates in cargo's messages. What is for the target is in a folder with its name.
+fn compiled(messages: &[Value], target: Target) -> Vec<Crate> {
+    let artifacts = messages.iter().filter(|message| message["reason"] == "compiler-artifact");
+    let crates = artifacts.filter_map(|artifact| {
+        let manifest = PathBuf::from(artifact["manifest_path"].as_str()?);
+        let mut files = artifact["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let is_linked = files.any(|file| Path::new(file).iter().any(|part| part == target.triple()));
+        Some(Crate { manifest, is_linked })
+    });
+    crates.collect()
 }
 
 /// Replaces a file in one step, so that a process that has mapped the old file

@@ -9,16 +9,20 @@ mod index;
 pub mod kit;
 pub mod native;
 mod packages;
+pub mod profile;
 mod single;
 mod source;
 mod toolchain;
+mod wrapper;
 
 pub use checkout::{checkout, profile_directory, root, state, state_of, target_directory};
-pub use driver::{DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint};
+pub use driver::{
+    Crate, DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint, toolchain,
+};
 pub use index::windivert;
-pub use packages::{DEBIAN_PYTHON, Need, ensure};
+pub use packages::{DEBIAN_PYTHON, Need, ensure, is_present};
 pub use single::{compile, compile_c};
-pub use toolchain::Toolchain;
+pub use toolchain::{Toolchain, sysroot_of};
 
 use std::process::Command;
 

@@ -74,7 +74,7 @@ impl Need {
     fn present(self) -> bool {
         match self {
             Self::Libclang => libclang_present(),
-            Self::Program(program, _) => program_present(program),
+            Self::Program(program, _) => is_present(program),
             Self::PythonModule(module, _) => python_has(module),
             Self::File(file, _) => Path::new(file).is_file(),
         }
@@ -131,7 +131,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     let commands: Vec<_> =
         groups.iter().map(|group| format!("apt-get {}", install_arguments(group).join(" "))).collect();
     let install = commands.join(" && ");
-    if !is_administrator() || !program_present("apt-get") {
+    if !is_administrator() || !is_present("apt-get") {
         bail!("missing: {}; as root: {install}", missing.join(", "));
     }
     eprintln!("lab: {install}");
@@ -176,7 +176,8 @@ fn python_has(module: &str) -> bool {
     import.is_ok_and(|output| output.status.success())
 }
 
-fn program_present(program: &str) -> bool {
+/// Whether a program is on the PATH.
+pub fn is_present(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // The administrator's directories are not on every user's PATH.
     std::env::split_paths(&path)

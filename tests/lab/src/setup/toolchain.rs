@@ -3,15 +3,19 @@
 //! If `rustup target add` works, the pinned toolchain is used. Otherwise `core` and
 //! `alloc` are built from the library source that [`super::source`] finds.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use rustc_build_sysroot::{BuildMode, SysrootBuilder, SysrootConfig};
+use rustc_build_sysroot::{BuildMode, SysrootBuilder, SysrootConfig, SysrootStatus};
 use rustc_version::VersionMeta;
 
-use super::{Target, clean_command, run, source, state};
+use super::{Target, clean_command, run, source, wrapper};
+
+/// Variables, and beginnings of variables, with which a user sets C compilers, resource
+/// compilers and their flags. The driver's build has its own.
+const SETS_TOOLS: [&str; 9] =
+    ["BINDGEN", "RC", "CC", "CFLAGS", "CPATH", "CPPFLAGS", "C_INCLUDE_PATH", "HOST_CC", "TARGET_CC"];
 
 /// What cargo needs to build the driver.
 #[derive(Clone, Debug)]
@@ -23,8 +27,13 @@ pub struct Toolchain {
     pub sysroot: Option<PathBuf>,
     /// `rust-lld`, LLVM's linker for every format.
     pub linker: PathBuf,
+    /// The library source that `core` and `alloc` are built from, if they are not the
+    /// toolchain's own.
+    pub library: Option<PathBuf>,
     /// A script that runs rustc with flags that depend on the checkout's location.
     wrapper: PathBuf,
+    /// A script that runs the linker without paths of this machine.
+    link: PathBuf,
 }
 
 impl Toolchain {
@@ -34,20 +43,24 @@ impl Toolchain {
         if !has_target(&pinned, target) && !add_target(&pinned, target) {
             return Self::from_source(target);
         }
-        Self::new(pinned, None)
+        Self::new(pinned, None, None)
     }
 
     fn from_source(target: Target) -> Result<Self> {
         let source = source::find()?;
         let channel = source.channel;
-        let sysroot = state().join("sysroot").join(&channel);
-        build_sysroot(&channel, &source.library, &sysroot, target)?;
-        Self::new(channel, Some(sysroot))
+        // By one path, however it was found, so that it counts as the same source.
+        let library = source.library.canonicalize()?;
+        let sysroot = wrapper::sysroot(&channel);
+        build_sysroot(&channel, &library, &sysroot, target)?;
+        Self::new(channel, Some(sysroot), Some(library))
     }
 
-    fn new(channel: String, sysroot: Option<PathBuf>) -> Result<Self> {
-        let wrapper = wrapper(sysroot.as_deref())?;
-        Ok(Self { linker: linker(&channel)?, channel, sysroot, wrapper })
+    fn new(channel: String, sysroot: Option<PathBuf>, library: Option<PathBuf>) -> Result<Self> {
+        let wrapper = wrapper::for_drivers(&channel, sysroot.as_deref(), library.as_deref())?;
+        let linker = linker(&channel)?;
+        let link = wrapper::for_linker(&linker)?;
+        Ok(Self { channel, sysroot, linker, library, wrapper, link })
     }
 
     /// A command of this toolchain that compiles and links for Windows.
@@ -55,42 +68,23 @@ impl Toolchain {
         let mut command = clean_command(program);
         command.env("RUSTUP_TOOLCHAIN", &self.channel);
         command.env("RUSTC_WRAPPER", &self.wrapper);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if SETS_TOOLS
+                .iter()
+                .any(|of| name.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('_')))
+            {
+                command.env_remove(&*name);
+            }
+        }
         // No flags, whatever cargo's configuration files say.
         command.env("CARGO_ENCODED_RUSTFLAGS", "");
         for target in Target::ALL {
             let name = target.triple().replace('-', "_").to_uppercase();
-            command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.linker);
+            command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.link);
         }
         command
     }
-}
-
-/// Writes the script that runs instead of rustc.
-///
-/// Cargo names crates by a hash of its flags, and rustc orders its output by these
-/// names. So with a path in a flag, two builds of one source would differ. Flags
-/// that the script adds are not part of the hash. Crates for the host have no
-/// `--target` and get no flags.
-fn wrapper(sysroot: Option<&Path>) -> Result<PathBuf> {
-    let sysroot = sysroot.map(|sysroot| format!("--sysroot={}", sysroot.display()));
-    // No path of this machine appears in the image or in the PDB.
-    let remap = format!("--remap-path-prefix={}=", super::root().display());
-    let flags: Vec<String> = sysroot.into_iter().chain([remap]).map(|flag| quoted(&flag)).collect();
-    let flags = flags.join(" ");
-    let name = if flags.contains("--sysroot") { "rustc-with-sysroot" } else { "rustc-remapped" };
-    let path = state().join(name);
-    let text = format!(
-        "#!/bin/sh\ncase \" $* \" in\n*\" --target \"*) exec \"$@\" {flags} ;;\n*) exec \"$@\" ;;\nesac\n"
-    );
-    if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
-        return Ok(path);
-    }
-    // It is renamed, because another build may be running the existing script.
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
-    std::fs::rename(&fresh, &path)?;
-    Ok(path)
 }
 
 /// Quotes a text as one word of a shell.
@@ -115,7 +109,8 @@ pub(super) fn rustc(channel: &str) -> Command {
     command
 }
 
-pub(super) fn sysroot_of(channel: &str) -> Result<PathBuf> {
+/// The folder of a toolchain.
+pub fn sysroot_of(channel: &str) -> Result<PathBuf> {
     Ok(run(rustc(channel).args(["--print", "sysroot"]))?.trim().into())
 }
 
@@ -166,8 +161,9 @@ fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) 
     let mut cargo = clean_command("cargo");
     // The library uses unstable features, even with a stable compiler.
     cargo.env("RUSTUP_TOOLCHAIN", channel).env("RUSTC_BOOTSTRAP", "1");
+    cargo.env("RUSTC_WRAPPER", wrapper::for_library(channel, library)?);
     let triple = target.triple();
-    SysrootBuilder::new(sysroot, triple)
+    let status = SysrootBuilder::new(sysroot, triple)
         .build_mode(BuildMode::Build)
         .sysroot_config(SysrootConfig::NoStd)
         .rustc_version(VersionMeta::for_command(rustc(channel))?)
@@ -179,5 +175,8 @@ fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) 
         .when_build_required(move || eprintln!("lab: building core and alloc for {triple}"))
         .build_from_source(library)
         .with_context(|| format!("cannot build core and alloc for {triple} from {}", library.display()))?;
+    if status == SysrootStatus::SysrootBuilt {
+        wrapper::rename_objects(&sysroot.join("lib/rustlib").join(triple).join("lib"))?;
+    }
     Ok(())
 }

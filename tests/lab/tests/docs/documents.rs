@@ -125,7 +125,8 @@ fn paths_in_the_text_are_there() {
 }
 
 /// Programs that may begin a shell line.
-const PROGRAMS: &[&str] = &["cargo", "openssl", "osslsigncode", "python3", "pwsh", "sudo", "git", "cd"];
+const PROGRAMS: &[&str] =
+    &["cargo", "openssl", "osslsigncode", "python3", "pwsh", "sudo", "git", "cd", "gh", "sha256sum"];
 
 #[test]
 fn shell_lines_are_commands() {

@@ -1,6 +1,7 @@
-//! Tests of documents, PowerShell scripts, workflows and cargo-make tasks.
+//! Tests of documents, PowerShell scripts, workflows, cargo-make tasks and dependencies.
 
 mod actionlint;
+mod dependencies;
 mod documents;
 mod events;
 mod flows;

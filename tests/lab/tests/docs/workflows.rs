@@ -19,6 +19,11 @@ fn tasks() -> Table {
 fn steps<'a>(workflow: &'a Yaml<'a>) -> Vec<(&'a Yaml<'a>, Option<&'a str>)> {
     let mut steps = Vec::new();
     for (name, job) in workflow["jobs"].as_mapping().unwrap() {
+        if let Some(uses) = job.as_mapping_get("uses").and_then(Yaml::as_str) {
+            let other = read(uses.strip_prefix("./").expect("a workflow of this repository"));
+            assert!(other.contains("\n  workflow_call:\n"), "{uses}");
+            continue;
+        }
         assert!(
             job["runs-on"].as_str().is_some() && job["timeout-minutes"].as_integer().is_some(),
             "{name:?}"
@@ -53,6 +58,8 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
         ["cargo", "make", task, ..] if tasks().contains_key(*task) => Ok(()),
         ["cargo", "make", task, ..] => Err(format!("there is no task {task}")),
         ["cargo", "build" | "fmt" | "test" | "install", ..] => Ok(()),
+        ["cargo", "cyclonedx", ..] => Ok(()),
+        ["cargo", "deny", "--workspace", "check", ..] => Ok(()),
         ["rustup", "target", "add", target] if Target::ALL.iter().any(|known| known.triple() == *target) => {
             Ok(())
         }
@@ -62,7 +69,11 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
             Some([file, arguments @ ..]) => script(file, arguments),
             _ => Err(format!("{line}: expected the options {RUN_FILE:?}")),
         },
-        ["Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..] if shell == Some("pwsh") => Ok(()),
+        ["Copy-Item" | "Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..]
+            if shell == Some("pwsh") =>
+        {
+            Ok(())
+        }
         _ => Err(format!("unknown command: {line}")),
     }
 }
@@ -105,7 +116,7 @@ fn expanded(line: &str) -> String {
 #[test]
 fn workflows_do_what_can_be_done() {
     let workflows = files(".github/workflows", "yml");
-    assert_eq!(workflows.len(), 4);
+    assert_eq!(workflows.len(), 5);
     for path in workflows {
         let text = std::fs::read_to_string(&path).unwrap();
         let documents = Yaml::load_from_str(&text).unwrap();
@@ -131,6 +142,124 @@ fn workflows_do_what_can_be_done() {
         }
         assert!(actions >= 2 && commands >= 5, "{}: {actions}, {commands}", path.display());
     }
+}
+
+/// The permissions that a job has beyond those of its workflow.
+fn writes(workflow: &Yaml<'_>, job: &str) -> Vec<String> {
+    let permissions = workflow["jobs"][job].as_mapping_get("permissions");
+    let pairs = permissions.and_then(Yaml::as_mapping).into_iter().flatten();
+    let pairs = pairs.filter(|(_, value)| value.as_str() != Some("read"));
+    let mut names: Vec<String> = pairs.map(|(name, _)| name.as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Only the job that makes the draft may write, and only what the draft and the
+/// attestation need. No workflow but that of the virtual machine reads a secret.
+#[test]
+fn tokens_have_the_least_rights() {
+    for path in files(".github/workflows", "yml") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let documents = Yaml::load_from_str(&text).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for (job, _) in documents[0]["jobs"].as_mapping().unwrap() {
+            let job = job.as_str().unwrap();
+            let expected: &[&str] = match (name, job) {
+                ("release.yml", "draft") => &["attestations", "contents", "id-token"],
+                _ => &[],
+            };
+            assert_eq!(writes(&documents[0], job), expected, "{name}: {job}");
+        }
+        assert_eq!(text.contains("secrets."), name == "vm.yml", "{name}");
+        let (checkouts, kept) = ("uses: actions/checkout@", "persist-credentials: false");
+        assert_eq!(text.matches(checkouts).count(), text.matches(kept).count(), "{name}");
+    }
+}
+
+/// A second machine verifies the build on Linux for each processor before the draft is
+/// made, and every file of the draft is attested.
+#[test]
+fn a_release_is_verified_and_attested() {
+    let text = read(".github/workflows/release.yml");
+    let documents = Yaml::load_from_str(&text).unwrap();
+    let jobs = &documents[0]["jobs"];
+    let needs = |job: &str| match jobs[job]["needs"].as_str() {
+        Some(one) => vec![one.to_owned()],
+        None => {
+            let several = jobs[job]["needs"].as_sequence().unwrap();
+            several.iter().map(|need| need.as_str().unwrap().to_owned()).collect()
+        }
+    };
+    assert_eq!(needs("verify"), ["linux"]);
+    assert_eq!(needs("draft"), ["verify", "windows"]);
+    for job in ["linux", "verify"] {
+        let arches = jobs[job]["strategy"]["matrix"]["arch"].as_sequence().unwrap();
+        let arches: Vec<_> = arches.iter().map(|arch| arch.as_str().unwrap()).collect();
+        assert_eq!(arches, Target::ALL.map(Target::name), "{job}");
+    }
+    assert!(text.contains("tags: [\"v*\"]") && !text.contains("pull_request"));
+    let runs = |job: &str, word: &str| {
+        let steps = jobs[job]["steps"].as_sequence().unwrap();
+        steps.iter().position(|step| {
+            let run = step.as_mapping_get("run").or_else(|| step.as_mapping_get("uses"));
+            run.and_then(Yaml::as_str).is_some_and(|run| run.contains(word))
+        })
+    };
+    assert!(runs("verify", "cargo lab verify").is_some());
+    let order = ["release-files.sh", "actions/attest-build-provenance@", "draft.sh"];
+    let order = order.map(|word| runs("draft", word).unwrap());
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(text.contains("subject-path: target/release/*\n"));
+    assert!(read(".github/scripts/draft.sh").contains(" --draft "));
+}
+
+/// Runs the scripts of the release as it does, but for the draft itself.
+#[test]
+fn the_scripts_of_the_release_do_their_part() {
+    let check = |tag: &str| {
+        let mut command = Command::new(lab::setup::root().join(".github/scripts/check-tag.sh"));
+        command.current_dir(lab::setup::root()).env("GITHUB_REF_NAME", tag);
+        command.output().unwrap().status.success()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(check(&format!("v{version}")));
+    assert!(!check(version) && !check(&format!("v{version}.1")));
+
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["BUILDINFO.json", "hushport.cdx.json", "hushport.sys", "en-US/hushport.adml"];
+    for package in ["hushport-x64", "hushport-x64-linux"] {
+        for name in files {
+            let file = folder.path().join("packages").join(package).join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, format!("{package} {name}")).unwrap();
+        }
+    }
+    let run = || {
+        let mut command = Command::new(lab::setup::root().join(".github/scripts/release-files.sh"));
+        command.args(["packages", "release"]).current_dir(folder.path()).output().unwrap().status.success()
+    };
+    assert!(run());
+    let release = folder.path().join("release");
+    let mut sums = Command::new("sha256sum");
+    assert!(
+        sums.args(["--check", "--strict", "SHA256SUMS"])
+            .current_dir(&release)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let listed = std::fs::read_to_string(release.join("SHA256SUMS")).unwrap();
+    assert_eq!(listed.lines().count(), 6, "{listed}");
+    let mut list = Command::new("python3");
+    let list =
+        list.args(["-m", "zipfile", "-l"]).arg(release.join("hushport-x64-linux.zip")).output().unwrap();
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(files.iter().all(|name| list.contains(name)), "{list}");
+    // A package without a record is no release.
+    std::fs::remove_file(folder.path().join("packages/hushport-x64/BUILDINFO.json")).unwrap();
+    std::fs::remove_dir_all(&release).unwrap();
+    assert!(!run());
 }
 
 #[test]

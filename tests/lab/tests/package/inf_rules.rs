@@ -9,7 +9,7 @@ use lab::package::stamp::architecture;
 use lab::setup::Target;
 
 fn stamped(target: Target) -> String {
-    Plan::new(target, "unused".into()).unwrap().stamp().unwrap()
+    Plan::new(target, "unused".into(), 0).stamp().unwrap()
 }
 
 fn broken(text: &str) -> BTreeSet<Rule> {

@@ -104,7 +104,7 @@ fn another_reader_shows_the_version_of_the_workspace_and_every_message() {
 /// INF and file are of one version, and the INF counts the categories of the file.
 #[test]
 fn the_inf_has_the_version_and_the_categories_of_the_file() {
-    let inf = lab::package::Plan::new(Target::X64, "unused".into()).unwrap().stamp().unwrap();
+    let inf = lab::package::Plan::new(Target::X64, "unused".into(), 0).stamp().unwrap();
     let resources = read(&setup::build(Target::X64).unwrap().sys);
     let version = resources["strings"]["FileVersion"].as_str().unwrap();
     let line = inf.lines().find(|line| line.starts_with("DriverVer")).unwrap();

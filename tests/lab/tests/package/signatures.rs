@@ -12,10 +12,10 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// 2026-02-03 04:05:06 UTC.
-const TIME: u64 = 1_770_091_506;
+pub const TIME: u64 = 1_770_091_506;
 
 /// An empty folder, and a certificate in it.
-fn place() -> &'static (PathBuf, Certificate) {
+pub fn place() -> &'static (PathBuf, Certificate) {
     static PLACE: OnceLock<(PathBuf, Certificate)> = OnceLock::new();
     PLACE.get_or_init(|| {
         // Locked until this process ends.
@@ -26,11 +26,9 @@ fn place() -> &'static (PathBuf, Certificate) {
     })
 }
 
-fn make(target: Target, name: &str) -> Package {
+pub fn make(target: Target, name: &str) -> Package {
     let (folder, certificate) = place();
-    let mut plan = Plan::new(target, folder.join(name)).unwrap();
-    plan.time = TIME;
-    plan.make(certificate).unwrap()
+    Plan::new(target, folder.join(name), TIME).make(certificate).unwrap()
 }
 
 /// Runs `test` while one byte of a file is changed.
@@ -69,9 +67,9 @@ fn a_package_for_each_processor_verifies() {
 #[test]
 fn one_time_and_one_certificate_give_one_package() {
     let (one, other) = (make(Target::X64, "one"), make(Target::X64, "other"));
-    for extension in ["sys", "inf", "cat", "pdb"] {
-        let read = |package: &Package| std::fs::read(package.file(extension)).unwrap();
-        assert!(read(&one) == read(&other), "{extension}");
+    for name in lab::package::FILES {
+        let read = |package: &Package| std::fs::read(package.folder.join(name)).unwrap();
+        assert!(read(&one) == read(&other), "{name}");
     }
 }
 

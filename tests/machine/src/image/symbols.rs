@@ -118,9 +118,16 @@ impl Symbols {
         let Some(id) = file.pdb.clone() else {
             return Err(SymbolError::NoRecord(file.name()));
         };
+        Self::beside(&file.path, id)
+    }
+
+    /// The symbols of an image for any processor, from the PDB beside it, which must have
+    /// this identity.
+    pub fn beside(image: &Path, id: PdbId) -> Loaded {
+        let name = image.file_name().unwrap_or_default().to_string_lossy();
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = loaded.get_or_insert_default().entry((file.path.clone(), id));
-        entry.or_insert_with_key(|(image, id)| load(&file.name(), &pdb_path(image, id), id)).clone()
+        let entry = loaded.get_or_insert_default().entry((image.to_owned(), id));
+        entry.or_insert_with_key(|(image, id)| load(&name, &pdb_path(image, id), id)).clone()
     }
 
     /// The inline chain at an address, innermost first. The last function owns the
