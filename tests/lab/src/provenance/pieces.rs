@@ -172,28 +172,30 @@ impl<'a> Pieces<'a> {
         code
     }
 
-    /// Code outside of the unwind tables: leaf functions, each between padding (`int3` on
-    /// x64, zeros).
+    /// Code outside of the unwind tables: leaf functions, between padding.
     fn between(&self, range: Range<u32>) -> Vec<Range<u32>> {
         let Some(bytes) = self.at(range.start).and_then(|rest| rest.get(..range.len())) else {
             return Vec::new();
         };
+        // The last section of code is filled up with zeros.
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let bytes = &bytes[..end];
         let mut found = Vec::new();
-        let mut start = None;
-        for (offset, chunk) in bytes.chunks(4).enumerate() {
-            let is_padding = chunk.iter().all(|byte| [0xcc, 0].contains(byte));
-            let at = range.start + 4 * offset as u32;
-            match (is_padding, start) {
-                (false, None) => start = Some(at),
-                (true, Some(from)) => {
-                    found.push(from..at);
-                    start = None;
+        let mut start = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            match padding(self.target, &bytes[at..], range.start + at as u32) {
+                0 => at += if self.target == Target::X64 { 1 } else { 4 },
+                length => {
+                    found.push(start..at);
+                    at += length;
+                    start = at;
                 }
-                _ => {}
             }
         }
-        found.extend(start.map(|from| from..range.end));
-        found
+        found.push(start..bytes.len().max(start));
+        let ranges = found.into_iter().filter(|piece| !piece.is_empty());
+        ranges.map(|piece| range.start + piece.start as u32..range.start + piece.end as u32).collect()
     }
 
     /// A digest of a function that does not depend on where it and its targets lie.
@@ -206,6 +208,17 @@ impl<'a> Pieces<'a> {
         }
         Sha256::digest(code).into()
     }
+}
+
+/// The length of padding at the start of this code, which lies at `rva`: `int3` up to a
+/// multiple of 16 on x64, a word of 0 on arm64.
+fn padding(target: Target, code: &[u8], rva: u32) -> usize {
+    let (length, byte) = match target {
+        Target::X64 => ((rva.next_multiple_of(16) - rva) as usize, 0xcc),
+        Target::Arm64 => (4, 0),
+    };
+    let is_padding = code.get(..length).is_some_and(|code| code.iter().all(|other| *other == byte));
+    if is_padding { length } else { 0 }
 }
 
 fn section(header: &pe::ImageSectionHeader, unsigned: &Unsigned) -> Result<Section> {
@@ -279,6 +292,18 @@ fn without_addresses_arm64(code: &mut [u8], function: &Range<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_is_no_part_of_a_function() {
+        // jmp [rip + 0x10]: its displacement has zeros.
+        let jump = [0xff, 0x25, 0x10, 0, 0, 0, 0xcc, 0xcc];
+        assert_eq!(padding(Target::X64, &jump, 0x1008), 0);
+        assert_eq!(padding(Target::X64, &jump[3..], 0x100b), 0);
+        assert_eq!(padding(Target::X64, &jump[6..], 0x100e), 2);
+        assert_eq!(padding(Target::X64, &[0xcc, 0xc3], 0x100e), 0);
+        assert_eq!(padding(Target::Arm64, &[0, 0, 0, 0, 0xc0, 3, 0x5f, 0xd6], 0x1000), 4);
+        assert_eq!(padding(Target::Arm64, &[0, 3, 0x5f, 0xd6], 0x1000), 0);
+    }
 
     #[test]
     fn functions_of_x64_are_compared_without_addresses() {
