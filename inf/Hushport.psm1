@@ -18,6 +18,7 @@ $script:Values = @(
     @{ Name = 'SilenceEcho'; Kind = 'Number'; Default = 0; Least = 0; Most = 1 }
     @{ Name = 'ExemptLoopback'; Kind = 'Number'; Default = 1; Least = 0; Most = 1 }
     @{ Name = 'ExemptIpsec'; Kind = 'Number'; Default = 1; Least = 0; Most = 1 }
+    @{ Name = 'ExemptCompartments'; Kind = 'Number'; Default = 1; Least = 0; Most = 1 }
     @{ Name = 'ExemptPorts'; Kind = 'List'; Default = @(); Most = 1024 }
     @{ Name = 'ExemptPrefixes'; Kind = 'List'; Default = @(); Most = 1024 }
     @{ Name = 'ExemptInterfaces'; Kind = 'List'; Default = @(); Most = 64 }
@@ -462,17 +463,18 @@ function Watch-HushportEvent {
 .SYNOPSIS
 Lists the scans that hushport has found, from the System event log.
 .DESCRIPTION
-The address of a scan can be forged. Do not block an address because of this alone.
+Proven says whether the remote has proven its address by a TCP handshake that it began and completed.
+If it is false, anybody can have forged the address: block nobody because of it.
 .PARAMETER After
 Only scans that were reported after this time.
 .EXAMPLE
-Get-HushportScan -After (Get-Date).AddDays(-1) | Group-Object Remote
+Get-HushportScan -After (Get-Date).AddDays(-1) | Where-Object Proven | Group-Object Remote
 #>
 function Get-HushportScan {
     [CmdletBinding()]
     [OutputType('Hushport.Scan')]
     param([datetime] $After = [datetime]::MinValue)
-    # Event 6: remote, ports, seconds, techniques.
+    # Event 6: remote, ports, seconds, techniques, whether the address is proven.
     foreach ($record in Read-Entry -Id 6 -After $After) {
         $entry = ConvertTo-Entry -Record $record
         if ($entry.Strings.Count -lt 4) { continue }
@@ -483,6 +485,8 @@ function Get-HushportScan {
             Ports      = [int] $entry.Strings[1]
             Since      = $entry.Time.AddSeconds(-[int] $entry.Strings[2])
             Techniques = @($entry.Strings[3] -split ',')
+            # An older version wrote four strings.
+            Proven     = $entry.Strings.Count -gt 4 -and $entry.Strings[4] -eq 'yes'
         }
     }
 }

@@ -118,7 +118,8 @@ impl EventLog {
             .address(scan.remote.address().into())
             .number(scan.ports.into())
             .number(seconds)
-            .with(technique_names(scan.techniques).as_flattened());
+            .with(technique_names(scan.techniques).as_flattened())
+            .text(if scan.is_proven { "yes" } else { "no" });
         self.write(SCAN_DETECTED, &strings, irql);
     }
 

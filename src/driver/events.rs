@@ -163,6 +163,7 @@ fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silen
         local,
         remote,
         interface: Hex(packet.interface.unwrap_or(0)),
+        compartment: packet.compartment.unwrap_or(0),
         module: discard.map_or("", |discard| module(discard.module)),
         reason: discard.map_or(u32::MAX, |discard| discard.reason),
         technique: scan::Technique::of(packet).map_or("", technique_name),
@@ -178,6 +179,7 @@ fn classified(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Cla
         local,
         remote,
         interface: Hex(packet.interface.unwrap_or(0)),
+        compartment: packet.compartment.unwrap_or(0),
     }
 }
 
@@ -196,6 +198,7 @@ pub fn scan_detected(channel: &Channel, scan: &scan::Scan, window_ms: u32, irql:
         techniques: scan.techniques,
         ports: scan.ports,
         window_ms,
+        proven: scan.is_proven,
     });
 }
 

@@ -7,7 +7,7 @@ use crate::kernel::irql::Passive;
 use crate::logic::mix::mix;
 use crate::logic::policy::Policy;
 use crate::logic::processor::Remotes;
-use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, sweep};
+use crate::logic::scan::{Encounter, Remote, Scan, Seed, Settings, Spans, sweep};
 
 /// The time and the key for all processors' tables.
 pub struct Scans {
@@ -41,6 +41,11 @@ impl Scans {
     #[inline(always)]
     pub fn meet(&self, remotes: &Remotes, met: &Encounter) {
         remotes.meet(met, self.spans.current(), self.seed);
+    }
+
+    /// Notes on this processor that a remote has proven its address.
+    pub fn prove(&self, remotes: &Remotes, remote: Remote) {
+        remotes.prove(remote, self.spans.current(), self.seed);
     }
 
     /// Reports scanning remotes; to be called every eighth of a window.

@@ -133,8 +133,8 @@ impl Shared {
         }
     }
 
-    /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy
-    /// asks for it.
+    /// Begins a flow at ALE_FLOW_ESTABLISHED, notes whether its remote has proven its
+    /// address, and checks the order if the policy asks for it.
     #[inline(always)]
     pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &Dispatch<'_>) {
         let check = word.order_check();
@@ -152,6 +152,11 @@ impl Shared {
 
     #[inline(never)]
     fn begin_flow(&self, incoming: &Incoming<'_>, check: u16, irql: &Dispatch<'_>) {
+        if let Some(remote) = incoming.proven_remote()
+            && let Some(processor) = self.processors.current(irql)
+        {
+            self.scans.prove(&processor.remotes, remote);
+        }
         let check_order = |flow: Option<&Flow>| self.check_order(check, flow, incoming, irql);
         if let Some(ended) = self.flows.begin(incoming, check, irql, check_order) {
             self.flow_ended(&ended, irql);

@@ -199,7 +199,8 @@ impl<'a> Payload<'a> {
     // Not inlined: one copy for all fields.
     #[inline(never)]
     fn put(&mut self, bytes: &[u8]) {
-        let end = self.length.saturating_add(bytes.len());
+        // If it wraps, the range is none.
+        let end = self.length.wrapping_add(bytes.len());
         match self.room.get_mut(self.length..end) {
             Some(place) => {
                 // Copies byte by byte: a copy of slices would need a proof of equal

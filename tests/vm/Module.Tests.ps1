@@ -173,15 +173,19 @@ Describe 'Get-HushportState' {
 }
 
 Describe 'The event log' {
-    It 'Get-HushportScan reads remote, ports, beginning and techniques' {
+    It 'Get-HushportScan reads remote, ports, beginning, techniques and whether the address is proven' {
         Mock -ModuleName Hushport -CommandName Get-WinEvent -MockWith {
             $FilterHashtable.ProviderName | Should -Be 'hushport'
             $FilterHashtable.Id | Should -Be 6
-            New-Record -Id 6 -Strings '198.51.100.7', '40', '15', 'Syn,Udp'
+            New-Record -Id 6 -Strings '198.51.100.7', '40', '15', 'Syn,Udp', 'yes'
+            New-Record -Id 6 -Strings '198.51.100.8', '40', '15', 'Syn', 'no' -RecordId 3
+            New-Record -Id 6 -Strings '198.51.100.9', '40', '15', 'Syn' -RecordId 4
             New-Record -Id 6 -Strings 'cut' -RecordId 2
         }
         $scans = @(Get-HushportScan -After '2026-01-01')
-        $scans.Count | Should -Be 1
+        $scans.Count | Should -Be 3
+        $scans = @($scans | Sort-Object -Property Remote)
+        "$($scans.Proven)" | Should -Be 'True False False'
         "$($scans[0].Remote) $($scans[0].Ports) $($scans[0].Techniques)" | Should -Be '198.51.100.7 40 Syn Udp'
         ($scans[0].Time - $scans[0].Since).TotalSeconds | Should -Be 15
     }

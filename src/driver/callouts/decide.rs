@@ -9,10 +9,12 @@ use crate::kernel::irql::Dispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Handler};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Decision;
-use crate::logic::scan::{Encounter, is_reply};
+use crate::logic::policy::Exemptions;
+use crate::logic::scan::{Encounter, Technique, is_reply};
 use crate::logic::stealth::{Judgement, PacketView, Rules, Verdict, decide};
 
 /// A decision, taken by the callouts whose row in the table names it.
@@ -21,7 +23,13 @@ pub trait Decide: 'static {
     const DECISION: Decision;
 
     /// The view of the packet that the decision reads.
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i;
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i>;
+
+    /// The scan technique of a packet to a closed port.
+    #[inline(always)]
+    fn technique(packet: &IndicatedPacket<'_, '_>) -> Option<Technique> {
+        Technique::of(packet)
+    }
 
     /// Whether there is anything to decide under the policy.
     #[inline(always)]
@@ -81,15 +89,14 @@ impl<D: Decide> Handler for Deciding<D> {
         }
         let word = shared.policies.word();
         let Decided { verdict, met, permit } = match D::is_needed(word.rules()) {
+            true if D::DECISION == Decision::TransportDiscard && !incoming.is_plain() => {
+                return classify_unusual(D::DECISION, shared, incoming.cold_copy(), word, irql);
+            }
             true => Self::decide(shared, word.rules(), &incoming, irql),
             false => Decided { verdict: Verdict::Observed, met: None, permit: false },
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), irql);
-        let logs = events::is_logged(&shared.channel, verdict);
-        if logs || word.order_check() != 0 {
-            log_and_follow(shared, incoming.cold_copy(), logs.then_some(verdict), word, irql);
-        }
-        if permit { Action::Permit } else { verdict.into() }
+        finish(shared, &incoming, (verdict, permit), word, irql)
     }
 
     fn flow_deleted(shared: &Shared, context: u64, irql: &Dispatch<'_>) {
@@ -112,31 +119,98 @@ impl<D: Decide> Deciding<D> {
                 (policy.rules(), policy.exemptions())
             }
         };
-        let Judgement { verdict, permit } = decide(D::DECISION, &packet, rules, exemptions);
+        let packet = packet.plain();
+        let Judgement { verdict, permit } =
+            match D::DECISION == Decision::TransportDiscard || incoming.is_plain() {
+                true => decide(D::DECISION, &packet, rules, exemptions),
+                false => decide_unusual(D::DECISION, incoming.cold_copy(), rules, exemptions),
+            };
         if permit {
             return Decided { verdict, met: None, permit };
         }
-        let is_closed_port = verdict.is_closed_port();
+        let is_closed_port = || verdict.is_closed_port();
         if D::DECISION == Decision::IcmpError
             && let Some(exemptions) = exemptions
-            && is_closed_port
+            && is_closed_port()
             && exemptions.has_profiles()
         {
             meet_by_error(shared, incoming.cold_copy(), irql);
         }
         let is_probe = D::DECISION.sees_probes()
-            && is_closed_port
+            && is_closed_port()
             && !(shared.scans.is_dynamic(packet.local_port()) && is_late_reply(incoming.cold_copy()));
-        let met = if is_probe { Encounter::of(&packet) } else { None };
-        if !incoming.may_decide() && is_closed_port {
-            // Mode 1, too, counts only what Mode 2 would block.
-            let verdict = match incoming.is_blocked() {
-                true => Verdict::AlreadyBlocked,
-                false => Verdict::Overruled,
-            };
-            return Decided { verdict, met, permit };
+        let met = if is_probe { Encounter::with(&packet, D::technique(&packet)) } else { None };
+        if !incoming.may_decide() && is_closed_port() {
+            return Decided { verdict: overruled(incoming), met, permit };
         }
         Decided { verdict, met, permit }
+    }
+}
+
+/// Decides about such a packet.
+#[cold]
+#[inline(never)]
+fn decide_unusual(
+    decision: Decision,
+    incoming: Incoming<'_>,
+    rules: Rules,
+    exemptions: Option<&Exemptions>,
+) -> Judgement {
+    decide(decision, &incoming.described(), rules, exemptions)
+}
+
+/// [`Deciding::classify`] for a packet that is for several machines, or in another
+/// compartment than the machine's own, or whose layer does not say.
+#[cold]
+#[inline(never)]
+fn classify_unusual(
+    decision: Decision,
+    shared: &Shared,
+    incoming: Incoming<'_>,
+    word: PolicyWord,
+    irql: &Dispatch<'_>,
+) -> Action {
+    let (packet, policy) = (incoming.described(), shared.policies.current(irql));
+    let exemptions = policy.exemptions();
+    let Judgement { mut verdict, permit } = decide(decision, &packet, policy.rules(), exemptions);
+    let mut met = None;
+    if verdict.is_closed_port() {
+        if decision == Decision::IcmpError && exemptions.is_some_and(Exemptions::has_profiles) {
+            meet_by_error(shared, incoming.cold_copy(), irql);
+        }
+        let is_late = shared.scans.is_dynamic(packet.local_port) && is_reply(&packet);
+        met = Encounter::of(&packet).filter(|_| decision.sees_probes() && !is_late);
+        if !incoming.may_decide() {
+            verdict = overruled(&incoming);
+        }
+    }
+    shared.count_and_meet(incoming.callout().index, verdict, met.as_ref(), irql);
+    finish(shared, &incoming, (verdict, permit), word, irql)
+}
+
+/// Logs a verdict and checks the order, if asked. Returns what the verdict leads to.
+#[inline(always)]
+fn finish(
+    shared: &Shared,
+    incoming: &Incoming<'_>,
+    (verdict, permit): (Verdict, bool),
+    word: PolicyWord,
+    irql: &Dispatch<'_>,
+) -> Action {
+    let logs = events::is_logged(&shared.channel, verdict);
+    if logs || word.order_check() != 0 {
+        log_and_follow(shared, incoming.cold_copy(), logs.then_some(verdict), word, irql);
+    }
+    if permit { Action::Permit } else { verdict.into() }
+}
+
+/// The verdict on a packet to a closed port about which another filter has decided. Mode 1,
+/// too, counts only what Mode 2 would block.
+#[inline(always)]
+fn overruled(incoming: &Incoming<'_>) -> Verdict {
+    match incoming.is_blocked() {
+        true => Verdict::AlreadyBlocked,
+        false => Verdict::Overruled,
     }
 }
 

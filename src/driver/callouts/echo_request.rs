@@ -13,10 +13,11 @@ use crate::driver::shared::Shared;
 use crate::kernel::irql::Dispatch;
 use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::{PacketView, Rules, Verdict};
+use crate::logic::stealth::{Rules, Verdict};
 
 /// Decides whether an echo request is answered.
 pub struct EchoRequest;
@@ -26,7 +27,7 @@ impl Decide for EchoRequest {
     const HAS_FAST_PATH: bool = true;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
         incoming.packet()
     }
 

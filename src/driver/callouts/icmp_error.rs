@@ -5,8 +5,8 @@
 
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::PacketView;
 
 /// Decides whether an ICMP error is sent.
 pub struct IcmpError;
@@ -15,7 +15,7 @@ impl Decide for IcmpError {
     const DECISION: Decision = Decision::IcmpError;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
         incoming.quoted()
     }
 }

@@ -6,11 +6,12 @@ use crate::driver::shared::Shared;
 use crate::kernel::irql::Dispatch;
 use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts::{Callout, CalloutIndex};
 use crate::logic::layers::Decision;
 use crate::logic::scan::{Encounter, Remote, Technique};
-use crate::logic::stealth::{PacketView, Verdict, decide};
+use crate::logic::stealth::{Verdict, decide};
 
 /// Decides whether a discarded segment is answered.
 pub struct TransportDiscard;
@@ -20,7 +21,7 @@ impl Decide for TransportDiscard {
     const HAS_FAST_PATH: bool = true;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
         incoming.discarded_segment()
     }
 

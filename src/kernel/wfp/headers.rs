@@ -53,29 +53,30 @@ impl Incoming<'_> {
         }
     }
 
-    /// The segment in the common case: it found no endpoint, its header is
-    /// contiguous, and it does not come from a well-known port, so that it is no late
-    /// reply.
+    /// The segment in the common case: it found no endpoint, is plain, its header is
+    /// contiguous, it is no reset, and it does not come from a well-known port, so that it
+    /// is no late reply.
     #[inline(always)]
     pub fn closed_port(&self) -> Option<IndicatedPacket<'_, '_>> {
-        if !self.found_no_endpoint() {
+        const COMPARTMENT: u32 = ffi::FWPS_METADATA_FIELD_COMPARTMENT_ID;
+        if !self.found_no_endpoint_and_has::<COMPARTMENT>() || !self.is_plain() {
             return None;
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
         let (source, tcp_flags) = self.contiguous_tcp_flags(local_port)?;
-        if source < WELL_KNOWN_END {
+        if source < WELL_KNOWN_END || tcp_flags.is_reset() {
             return None;
         }
         let (protocol, local_port) = (Some(TCP), Some(local_port));
-        let has_no_endpoint = true;
         Some(IndicatedPacket {
             incoming: self,
             protocol,
             local_port,
             source: None,
             tcp_flags,
-            has_no_endpoint,
+            is_common: true,
+            is_plain: true,
         })
     }
 

@@ -15,7 +15,9 @@ use crate::logic::address::Address;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
 use crate::logic::order::{Direction, Tracking};
-use crate::logic::stealth::{Discard, Icmp, Module, inet};
+use crate::logic::protocol::TCP;
+use crate::logic::scan::Remote;
+use crate::logic::stealth::{Discard, Icmp, Module, PRIMARY_COMPARTMENT, inet};
 
 pub(super) use known::{EndsConsumer, Known};
 
@@ -145,6 +147,13 @@ impl<'a> Incoming<'a> {
     /// [`transport_header_size`](Self::transport_header_size).
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
+        self.found_no_endpoint_and_has::<0>()
+    }
+
+    /// [`found_no_endpoint`](Self::found_no_endpoint), and the metadata have these fields,
+    /// too.
+    #[inline(always)]
+    pub(super) fn found_no_endpoint_and_has<const ALSO: u32>(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
         const PRESENT: u32 =
             ffi::FWPS_METADATA_FIELD_DISCARD_REASON | ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
@@ -155,7 +164,7 @@ impl<'a> Incoming<'a> {
             module as u32 as u64 | (reason as u64) << 32
         }
         let discard = &self.metadata.discardMetadata;
-        self.metadata.currentMetadataValues & (PRESENT | ABSENT) == PRESENT
+        self.metadata.currentMetadataValues & const { PRESENT | ALSO | ABSENT } == const { PRESENT | ALSO }
             && both(discard.discardModule, discard.discardReason)
                 == const { both(TRANSPORT, inet::ENDPOINT_NOT_FOUND) }
     }
@@ -188,6 +197,17 @@ impl<'a> Incoming<'a> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_PARENT_ENDPOINT_HANDLE)?.parentEndpointHandle)
     }
 
+    /// At ALE_FLOW_ESTABLISHED, the remote that has proven its address: it began this TCP
+    /// connection to the machine's own network stack and completed the handshake. In other
+    /// compartments an address may be another machine's.
+    pub fn proven_remote(&self) -> Option<Remote> {
+        let is_elsewhere = self.is_in_other_compartment();
+        if is_elsewhere || self.protocol() != Some(TCP) || self.direction() != Some(Direction::Inbound) {
+            return None;
+        }
+        self.number(self.fields().remote_address).map(Remote::from)
+    }
+
     /// The id of the process.
     pub fn process(&self) -> Option<u64> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID)?.processId)
@@ -208,6 +228,54 @@ impl<'a> Incoming<'a> {
     #[inline(always)]
     pub(super) fn profile(&self) -> Option<u32> {
         self.uint32(self.fields().profile)
+    }
+
+    /// Whether the packet is for several machines, by the type of its destination.
+    #[inline(always)]
+    pub(super) fn is_for_several(&self) -> bool {
+        match self.uint8(self.fields().address_type) {
+            None | Some(UNICAST) => false,
+            Some(other) => is_of_several(other),
+        }
+    }
+
+    /// Whether the packet is in another compartment than the machine's own.
+    #[inline(always)]
+    pub(super) fn is_in_other_compartment(&self) -> bool {
+        match self.metadata(ffi::FWPS_METADATA_FIELD_COMPARTMENT_ID) {
+            Some(metadata) => metadata.compartmentId != PRIMARY_COMPARTMENT,
+            None => self.cold_copy().is_field_of_other_compartment(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_field_of_other_compartment(self) -> bool {
+        !matches!(self.compartment(), None | Some(PRIMARY_COMPARTMENT))
+    }
+
+    /// Whether the packet is for one machine, and in its own compartment. Says so only if
+    /// the metadata have the compartment, and the layer the type of the address if it has a
+    /// field for it.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        let own = match self.metadata(ffi::FWPS_METADATA_FIELD_COMPARTMENT_ID) {
+            Some(metadata) => metadata.compartmentId == PRIMARY_COMPARTMENT,
+            None => false,
+        };
+        own && match self.fields().address_type {
+            None => true,
+            // Whatever its type is: a number of another type says nothing, as unicast does.
+            position => self.value_byte(position) == Some(UNICAST),
+        }
+    }
+
+    /// The network compartment, from the metadata or the layer's field.
+    pub(super) fn compartment(&self) -> Option<u32> {
+        match self.metadata(ffi::FWPS_METADATA_FIELD_COMPARTMENT_ID) {
+            Some(metadata) => Some(metadata.compartmentId),
+            None => self.uint32(self.fields().compartment),
+        }
     }
 
     /// Whether a flag is set in the field `FLAGS` at this position.
@@ -353,6 +421,14 @@ impl<'a> Incoming<'a> {
         Some(unsafe { value.get().__bindgen_anon_1.uint8 })
     }
 
+    /// The first byte of a value, whatever its type is.
+    #[inline(always)]
+    fn value_byte(&self, position: Option<u8>) -> Option<u8> {
+        let value = self.values.get(usize::from(position?))?;
+        // SAFETY: every value of the engine has this byte, and any byte is a number.
+        Some(unsafe { value.get().__bindgen_anon_1.uint8 })
+    }
+
     #[inline(always)]
     pub(super) fn uint16(&self, position: Option<u8>) -> Option<u16> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
@@ -386,6 +462,17 @@ impl<'a> Incoming<'a> {
         // SAFETY: the engine's value, of this type.
         unsafe { byte_array16(value) }
     }
+}
+
+/// `NlatUnicast` (`NL_ADDRESS_TYPE`, nldef.h).
+const UNICAST: u8 = 1;
+
+/// Whether an address of this type stands for several machines.
+#[cold]
+#[inline(never)]
+const fn is_of_several(address_type: u8) -> bool {
+    // NlatMulticast, NlatBroadcast.
+    matches!(address_type, 3 | 4)
 }
 
 /// Reads an IPv6 address.

@@ -18,9 +18,11 @@ pub struct IndicatedPacket<'i, 'a> {
     /// The source port of a header that was read. `None`: the layer's field has it.
     pub(super) source: Option<u16>,
     pub(super) tcp_flags: TcpFlags,
-    /// The metadata were asked and say that it found no endpoint. They are not asked
-    /// again: what is read behind an acquire cannot be taken from a register.
-    pub(super) has_no_endpoint: bool,
+    /// It was asked, found no endpoint, and resets nothing. Neither is asked again: what is
+    /// read behind an acquire cannot be taken from a register.
+    pub(super) is_common: bool,
+    /// It was asked and is plain ([`Incoming::is_plain`]).
+    pub(super) is_plain: bool,
 }
 
 impl Incoming<'_> {
@@ -34,8 +36,17 @@ impl Incoming<'_> {
             local_port: self.local_port(),
             source: None,
             tcp_flags: TcpFlags::UNREAD,
-            has_no_endpoint: false,
+            is_common: false,
+            is_plain: false,
         }
+    }
+}
+
+impl IndicatedPacket<'_, '_> {
+    /// The packet, which is known to be plain ([`Incoming::is_plain`]).
+    #[inline(always)]
+    pub fn plain(self) -> Self {
+        Self { is_plain: true, ..self }
     }
 }
 
@@ -112,11 +123,31 @@ impl PacketView for IndicatedPacket<'_, '_> {
 
     #[inline(always)]
     fn found_no_endpoint(&self) -> bool {
-        self.has_no_endpoint || self.incoming.found_no_endpoint()
+        self.is_common || self.incoming.found_no_endpoint()
     }
 
     #[inline(always)]
     fn icmp(&self) -> Option<Icmp> {
         self.incoming.icmp()
+    }
+
+    #[inline(always)]
+    fn is_reset(&self) -> bool {
+        !self.is_common && self.tcp_flags.is_reset()
+    }
+
+    #[inline(always)]
+    fn is_for_several(&self) -> bool {
+        !self.is_plain && self.incoming.is_for_several()
+    }
+
+    #[inline(always)]
+    fn is_in_other_compartment(&self) -> bool {
+        !self.is_plain && self.incoming.is_in_other_compartment()
+    }
+
+    #[inline(always)]
+    fn compartment(&self) -> Option<u32> {
+        self.incoming.compartment()
     }
 }

@@ -6,7 +6,7 @@ pub mod engine;
 pub mod flow;
 mod headers;
 pub mod incoming;
-mod indicated;
+pub mod indicated;
 pub mod indication;
 mod net_buffer;
 pub mod tracking;

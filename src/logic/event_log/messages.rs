@@ -129,11 +129,13 @@ messages! {
 
     /// A remote scans this machine.
     SCAN_DETECTED = 6, Warning, Network,
-        "%2 scans this machine: %3 closed ports in the last %4 seconds, by %5. The address can be \
-            forged.",
+        "%2 scans this machine: %3 closed ports in the last %4 seconds, by %5. It has proven its \
+            address: %6 (if no, anybody can have forged it).",
         "A remote has met as many closed ports as make a scan: its address, the number of ports, the \
-            time in which it met them, and the techniques. Do not block anybody because of this entry \
-            alone: addresses of SYNs and datagrams can be forged.";
+            time in which it met them, the techniques, and whether it has proven its address (`yes` or \
+            `no`): it began a TCP connection not long before or during the scan and completed the \
+            handshake. Block nobody because of an entry with `no`: addresses of SYNs and datagrams can \
+            be forged.";
 
     /// Another filter permits what the driver would block.
     OVERRULED = 7, Warning, Protection,

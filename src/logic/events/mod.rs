@@ -189,6 +189,8 @@ events! {
         exempt_loopback: bool = "ExemptLoopback",
         /// IPsec-secured traffic is answered.
         exempt_ipsec: bool = "ExemptIpsec",
+        /// Traffic of other network compartments is answered.
+        exempt_compartments: bool = "ExemptCompartments",
         /// Number of exempt ports; TCP and UDP are counted separately.
         exempt_ports: u32 = "ExemptPorts",
         /// Number of exempt prefixes; adjacent and overlapping prefixes are merged.
@@ -257,6 +259,9 @@ events! {
         remote: Socket = "Remote",
         /// LUID of the interface; 0 if the layer has none.
         interface: Hex = "Interface",
+        /// The network compartment: 1 is the machine's own; 0 if the layer does not show
+        /// it.
+        compartment: u32 = "Compartment",
         /// The module that discarded the packet: `Network`, `Transport`, `General`,
         /// `Other`; empty if the layer does not give it.
         module: &'static str = "DiscardModule",
@@ -280,6 +285,10 @@ events! {
         ports: u32 = "Ports",
         /// The window, in ms.
         window_ms: u32 = "WindowMs",
+        /// Whether the remote has proven its address: not long before or during the scan it
+        /// began a TCP connection to this machine and completed the handshake. If not,
+        /// anybody may have forged the packets. docs/SECURITY.md says what can be forged.
+        proven: bool = "Proven",
     }
 
     /// A callout was called. Written for every classify if `Trace` is 2.
@@ -296,6 +305,8 @@ events! {
         remote: Socket = "Remote",
         /// LUID of the interface; 0 if the layer has none.
         interface: Hex = "Interface",
+        /// The network compartment; 0 if the layer does not show it.
+        compartment: u32 = "Compartment",
     }
 
     /// A flow has ended. Written when the engine deletes the last context of the
@@ -407,6 +418,7 @@ impl PolicyApplied {
             silence_echo: policy.silence_echo,
             exempt_loopback: policy.exempt_loopback,
             exempt_ipsec: policy.exempt_ipsec,
+            exempt_compartments: policy.exempt_compartments,
             exempt_ports,
             exempt_prefixes,
             exempt_interfaces,

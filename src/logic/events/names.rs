@@ -23,6 +23,8 @@ pub const VERDICTS: [&str; Verdict::COUNT] = [
     "FilterDrop",
     "Endpoint",
     "NoAnswer",
+    "NotUnicast",
+    "ExemptCompartment",
     "ExemptPort",
     "ExemptPrefix",
     "ExemptInterface",
@@ -50,9 +52,11 @@ impl FieldValue for Counts {
     }
 }
 
-/// The name of a verdict.
+/// The name of a verdict in an event about one packet. Nothing is decided about a packet
+/// for several machines, so it is [`Verdict::Observed`] there.
 pub fn verdict(verdict: Verdict) -> &'static str {
-    VERDICTS.get(verdict as usize).copied().unwrap_or_default()
+    let shown = if verdict == Verdict::NotUnicast { Verdict::Observed } else { verdict };
+    VERDICTS.get(shown as usize).copied().unwrap_or_default()
 }
 
 /// The name of a scan technique.

@@ -82,6 +82,8 @@ fn names_are_in_the_order_of_their_numbers() {
             Verdict::FilterDrop,
             Verdict::Endpoint,
             Verdict::NoAnswer,
+            Verdict::NotUnicast,
+            Verdict::ExemptCompartment,
             Verdict::ExemptPort,
             Verdict::ExemptPrefix,
             Verdict::ExemptInterface,
@@ -93,6 +95,9 @@ fn names_are_in_the_order_of_their_numbers() {
         ];
         assert_eq!(all[number] as usize, number);
         assert_eq!(format!("{:?}", all[number]), *name);
+        // Only one verdict has a counter of its own and no name in an event.
+        let shown = if all[number] == Verdict::NotUnicast { "Observed" } else { *name };
+        assert_eq!(verdict(all[number]), shown);
     }
     for reason in
         [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::BadProfile]
@@ -145,6 +150,7 @@ fn the_largest_values_fit() {
         local: socket,
         remote: socket,
         interface: Hex(1),
+        compartment: u32::MAX,
         module: "Transport",
         reason: 1,
         technique: "Maimon",

@@ -186,6 +186,10 @@ pub struct Fields {
     pub interface: Option<u8>,
     /// `FLAGS`.
     pub flags: Option<u8>,
+    /// `IP_LOCAL_ADDRESS_TYPE`, for layers where packets without endpoint are decided.
+    pub address_type: Option<u8>,
+    /// `COMPARTMENT_ID`, for layers where the driver decides or flows begin.
+    pub compartment: Option<u8>,
     /// The profile of the network: `CURRENT_PROFILE_ID` where a packet arrives,
     /// `NEXTHOP_INTERFACE_PROFILE_ID` where one leaves. Only for layers where the
     /// driver decides.
@@ -193,8 +197,9 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// The number of values up to the last of these fields, except the profile:
-    /// without it no profile is exempt, and everything else is decided.
+    /// The number of values up to the last of these fields, except the profile and the
+    /// compartment: without them no profile and no compartment is exempt, and everything
+    /// else is decided.
     pub const fn count(&self) -> usize {
         let icmp = match self.icmp {
             Some([kind, code]) => [Some(kind), Some(code)],
@@ -210,6 +215,7 @@ impl Fields {
             icmp[1],
             self.interface,
             self.flags,
+            self.address_type,
         ];
         let (mut count, mut at) = (0, 0);
         while at < positions.len() {

@@ -104,7 +104,7 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xb5a230d0_a8c0_44f2_916e_991b53ded1f7, 0xbb24c279_93b4_47a2_83ad_ae1698b50885],
             role: Role::Decide(Decision::PacketDiscard),
         }),
-        fields: at([NO, 0, 1, NO, NO, 3, 6]),
+        fields: Fields { address_type: Some(2), compartment: Some(9), ..at([NO, 0, 1, NO, NO, 3, 6]) },
         role: Role::Observe,
         shows: Shows::Packet(Way::In),
         flows: FlowContexts::Nothing,
@@ -118,7 +118,12 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xac4a9833_f69d_4648_b261_6dc84835ef39, 0x2a6ff955_3b2b_49d2_9848_ad9d72dcaab7],
             role: Role::Decide(Decision::TransportDiscard),
         }),
-        fields: Fields { profile: Some(12), ..at([0, 1, 2, 4, 5, 6, 9]) },
+        fields: Fields {
+            profile: Some(12),
+            address_type: Some(3),
+            compartment: Some(14),
+            ..at([0, 1, 2, 4, 5, 6, 9])
+        },
         role: Role::Decide(Decision::EchoRequest),
         shows: Shows::Segment(Way::In),
         flows: FlowContexts::Every,
@@ -146,7 +151,7 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0x146ae4a9_a1d2_4d43_a31a_4c42682b8e4f, 0x46928636_bbca_4b76_941d_0fa7f5d7d372],
             role: Role::Observe,
         }),
-        fields: at([5, 2, 6, 4, 7, 11, 15]),
+        fields: Fields { compartment: Some(19), ..at([5, 2, 6, 4, 7, 11, 15]) },
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(12)),
         flows: FlowContexts::Begin,
@@ -235,7 +240,12 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xb3598d36_0561_4588_a6bf_e955e3f6264b, 0x65f2e647_8d0c_4f47_b19b_33a4d3f1357c],
             role: Role::Observe,
         }),
-        fields: Fields { icmp: Some([4, 5]), profile: Some(11), ..at([NO, 0, 1, NO, NO, 3, 10]) },
+        fields: Fields {
+            icmp: Some([4, 5]),
+            profile: Some(11),
+            compartment: Some(13),
+            ..at([NO, 0, 1, NO, NO, 3, 10])
+        },
         role: Role::Decide(Decision::IcmpError),
         shows: Shows::Error(Way::Out),
         flows: FlowContexts::Nothing,
@@ -275,6 +285,8 @@ const fn at(
         interface: field(interface),
         icmp: None,
         flags: field(flags),
+        address_type: None,
+        compartment: None,
         profile: None,
     }
 }

@@ -72,6 +72,17 @@ fn positions_are_the_headers_in_both_families() {
                 interface: position("IP_LOCAL_INTERFACE"),
                 icmp: position("ICMP_TYPE").zip(position("ICMP_CODE")).map(|(kind, code)| [kind, code]),
                 flags: position("FLAGS"),
+                address_type: match layer.name {
+                    "INBOUND_IPPACKET" | "INBOUND_TRANSPORT" => position("IP_LOCAL_ADDRESS_TYPE"),
+                    _ => None,
+                },
+                compartment: match layer.name {
+                    "INBOUND_IPPACKET"
+                    | "INBOUND_TRANSPORT"
+                    | "OUTBOUND_ICMP_ERROR"
+                    | "ALE_FLOW_ESTABLISHED" => position("COMPARTMENT_ID"),
+                    _ => None,
+                },
                 // Only where the driver decides.
                 profile: match layer.name {
                     // CURRENT_PROFILE_ID among the conditions.
@@ -123,6 +134,8 @@ fn real_machines_have_these_layers_and_fields() {
             (layer.fields.interface, "IP_LOCAL_INTERFACE", "FWP_UINT64"),
             (layer.fields.flags, "FLAGS", "FWP_UINT32"),
             (direction, "DIRECTION", "FWP_UINT32"),
+            (layer.fields.address_type, "IP_LOCAL_ADDRESS_TYPE", "FWP_UINT8"),
+            (layer.fields.compartment, "COMPARTMENT_ID", "FWP_UINT32"),
         ];
         let shapes = real["shapes"].as_array().unwrap();
         assert_eq!(shapes.len(), if layer.name.starts_with("ALE_") { 2 } else { 1 }, "{name}");

@@ -52,6 +52,8 @@ pub struct Policy {
     pub exempt_loopback: bool,
     /// `ExemptIpsec`: IPsec-secured traffic is answered.
     pub exempt_ipsec: bool,
+    /// `ExemptCompartments`: traffic of containers is answered.
+    pub exempt_compartments: bool,
     /// `AnswerExempt`: what is exempt is permitted, so that lighter sublayers cannot
     /// silence it.
     pub answer_exempt: bool,
@@ -91,6 +93,7 @@ impl Policy {
         silence_echo: false,
         exempt_loopback: true,
         exempt_ipsec: true,
+        exempt_compartments: true,
         answer_exempt: false,
         observe: true,
         sublayer_weight: 0x7000,

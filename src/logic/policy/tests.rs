@@ -22,6 +22,8 @@ const SEGMENT: Packet = Packet {
     remote_port: Some(40_000),
     loopback: false,
     ipsec_secured: false,
+    compartment: Some(1),
+    for_several: false,
     flow: false,
     endpoint: false,
     discard: Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND }),

@@ -213,7 +213,7 @@ macro_rules! number {
 }
 
 /// Every value that the driver reads.
-pub static VALUES: [RegistryValue; 21] = [
+pub static VALUES: [RegistryValue; 22] = [
     RegistryValue {
         name: "Mode",
         kind: ValueKind::Number {
@@ -247,6 +247,14 @@ pub static VALUES: [RegistryValue; 21] = [
     ),
     switch!("ExemptLoopback", 1, exempt_loopback, Live, "loopback traffic is answered"),
     switch!("ExemptIpsec", 1, exempt_ipsec, Live, "IPsec-secured traffic is answered"),
+    switch!(
+        "ExemptCompartments",
+        1,
+        exempt_compartments,
+        Live,
+        "traffic of other network compartments than the machine's own, such as those of containers, is \
+         answered"
+    ),
     RegistryValue {
         name: "ExemptPorts",
         kind: ValueKind::List {

@@ -2,8 +2,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use super::proven::Tag;
 use super::table::{Scan, Seen, Table, WAYS};
-use super::{Remote, Seed, Settings, Techniques, estimate, mix, scale};
+use super::{Remote, Seed, Settings, Techniques, estimate, scale};
 
 /// The places that each table brings: twice its slots of a set, so at least half of
 /// all places are empty.
@@ -29,6 +30,8 @@ struct Place {
     is_reported: AtomicBool,
     /// Whether this sweep reports it.
     is_scan: AtomicBool,
+    /// Whether it has proven its address.
+    is_proven: AtomicBool,
 }
 
 /// Reports every remote that scans. A remote is not reported again while the ports
@@ -56,14 +59,11 @@ pub fn sweep<'a, const SETS: usize, const CELLS: usize>(
                 place.add(&seen);
             }
         }
-        let mut any_scan = false;
-        for place in memory.all() {
-            if let Some(scan) = place.scan(needed) {
-                any_scan = true;
-                report(scan);
-            }
-        }
-        if any_scan {
+        let is_scan = |place: &Place| place.is_scan(needed);
+        if memory.all().any(is_scan) {
+            let proven = all().flat_map(|table| table.proven(set, span));
+            proven.for_each(|tag| memory.set_proven(tag));
+            memory.all().filter(|place| is_scan(place)).for_each(|place| report(place.report()));
             for (slot, seen) in seen() {
                 if memory.place_of(seen.remote).is_some_and(|place| place.is_scan.load(Relaxed)) {
                     slot.set_reported(&seen, span);
@@ -91,12 +91,23 @@ where
 
     /// The place of a remote, or an empty one for it. `None` if there is neither.
     fn place_of(&self, remote: Remote) -> Option<&'a Place> {
-        // The hash of a remote is one multiplication. Mixed, it spreads over the places
-        // whatever the key is.
-        let first = scale(mix(remote.hash(self.seed), 0), self.places);
+        self.find(Tag::of(remote, self.seed), |place| place.remote() == remote)
+    }
+
+    /// Notes that a remote has proven its address, if it has a place.
+    fn set_proven(&self, tag: Tag) {
+        let is_its = |place: &Place| Tag::of(place.remote(), self.seed) == tag;
+        if let Some(place) = self.find(tag, is_its) {
+            place.is_proven.store(true, Relaxed);
+        }
+    }
+
+    /// The first place from a tag's own on that is empty or the one sought.
+    fn find(&self, Tag(tag): Tag, is_sought: impl Fn(&Place) -> bool) -> Option<&'a Place> {
+        let first = scale(tag, self.places);
         let numbers = (first..self.places).chain(0..first);
         let mut places = numbers.filter_map(|at| (self.tables)(at / PLACES)?.merge.places.get(at % PLACES));
-        places.find(|place| place.is_empty() || place.remote() == remote)
+        places.find(|place| place.is_empty() || is_sought(place))
     }
 }
 
@@ -119,15 +130,20 @@ impl Place {
         self.is_reported.store(self.is_reported.load(Relaxed) || seen.is_reported, Relaxed);
     }
 
-    /// The scan to report, if the remote scans and has not been reported.
-    fn scan(&self, needed: u32) -> Option<Scan> {
-        let bits = self.ports.load(Relaxed).count_ones();
-        if bits < needed || self.is_reported.load(Relaxed) {
-            return None;
-        }
+    /// Whether the remote scans and has not been reported.
+    fn is_scan(&self, needed: u32) -> bool {
+        self.ports.load(Relaxed).count_ones() >= needed && !self.is_reported.load(Relaxed)
+    }
+
+    /// The scan to report.
+    fn report(&self) -> Scan {
         self.is_scan.store(true, Relaxed);
-        let techniques = Techniques::of_bits(self.techniques.load(Relaxed));
-        Some(Scan { remote: self.remote(), techniques, ports: estimate(bits) })
+        Scan {
+            remote: self.remote(),
+            techniques: Techniques::of_bits(self.techniques.load(Relaxed)),
+            ports: estimate(self.ports.load(Relaxed).count_ones()),
+            is_proven: self.is_proven.load(Relaxed),
+        }
     }
 
     fn clear(&self) {
@@ -135,5 +151,6 @@ impl Place {
         self.techniques.store(0, Relaxed);
         self.is_reported.store(false, Relaxed);
         self.is_scan.store(false, Relaxed);
+        self.is_proven.store(false, Relaxed);
     }
 }

@@ -36,6 +36,11 @@
 //!   sources can keep it out, but only while they last: a window later their slots
 //!   are free and their bits expired.
 //!
+//! # Forged addresses
+//!
+//! A remote that completes a TCP handshake has proven its address. A report says whether
+//! it has (`proven`).
+//!
 //! # Late replies
 //!
 //! What a server still sends to a port that has just been closed is no probe, see
@@ -43,6 +48,7 @@
 
 mod late_reply;
 mod merge;
+mod proven;
 mod queue;
 mod remote;
 mod table;
@@ -58,6 +64,7 @@ pub use table::{Encounter, Scan, Table, WAYS};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::mix::{fold, mix};
+use proven::KEPT;
 
 /// The settings of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +122,14 @@ impl Spans {
         let mut over = now_ms.saturating_sub(began_ms).checked_div(length).unwrap_or(0);
         let mut next_ms = began_ms.saturating_add(over.saturating_mul(length));
         if self.window_ms.swap(window_ms, Ordering::Relaxed) != window_ms {
-            (over, next_ms) = (SPANS.into(), now_ms);
+            (over, next_ms) = (KEPT, now_ms);
         }
         if over == 0 {
             return span;
         }
         self.began_ms.store(next_ms, Ordering::Relaxed);
         // After this many spans nothing is left of those before.
-        let span = span.wrapping_add(over.min(SPANS.into()) as u32);
+        let span = span.wrapping_add(over.min(KEPT) as u32);
         self.number.store(span, Ordering::Relaxed);
         span
     }

@@ -6,7 +6,7 @@ use super::{Seed, fold};
 use crate::logic::address::Address;
 use crate::logic::protocol::{TCP, UDP};
 use crate::logic::stealth::PacketView;
-use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, TcpFlags, URG};
+use crate::logic::tcp::{ACK, FIN, PSH, SYN, TcpFlags, URG};
 
 /// A remote address. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,10 +89,23 @@ impl Technique {
     /// packet.
     #[inline(always)]
     pub fn of(packet: &impl PacketView) -> Option<Self> {
-        match (packet.protocol(), packet.tcp_flags()) {
-            (Some(TCP), Some(flags)) => Self::of_segment(flags),
-            (Some(TCP), None) => Some(Self::Other),
-            (Some(UDP), _) => Some(Self::Udp),
+        match packet.protocol()? {
+            UDP => Some(Self::Udp),
+            TCP => match packet.tcp_flags() {
+                Some(flags) => Self::of_segment(flags),
+                None => Some(Self::Other),
+            },
+            _ => None,
+        }
+    }
+
+    /// The technique of a packet of which nothing but its protocol is known.
+    #[cold]
+    #[inline(never)]
+    pub const fn of_protocol(protocol: Option<u8>) -> Option<Self> {
+        match protocol {
+            Some(TCP) => Some(Self::Other),
+            Some(UDP) => Some(Self::Udp),
             _ => None,
         }
     }
@@ -102,23 +115,25 @@ impl Technique {
     #[inline(always)]
     pub fn of_segment(flags: TcpFlags) -> Option<Self> {
         /// Indexed by the six flags, so that a lookup takes one load.
-        static BY_FLAGS: [Option<Technique>; 64] = {
-            let (mut by_flags, mut flags) = ([None; 64], 0);
+        static BY_FLAGS: [Technique; 64] = {
+            let (mut by_flags, mut flags) = ([Technique::Other; 64], 0);
             while flags < by_flags.len() {
                 by_flags[flags] = Technique::of_flags(flags as u8);
                 flags += 1;
             }
             by_flags
         };
+        if flags.is_reset() {
+            return None;
+        }
         // Six bits are always within bounds.
-        BY_FLAGS[usize::from(flags.without_ecn().0)]
+        Some(BY_FLAGS[usize::from(flags.without_ecn().0)])
     }
 
-    const fn of_flags(flags: u8) -> Option<Self> {
+    const fn of_flags(flags: u8) -> Self {
         const XMAS: u8 = FIN | PSH | URG;
         const MAIMON: u8 = FIN | ACK;
-        Some(match flags {
-            flags if flags & RST != 0 => return None,
+        match flags {
             SYN => Self::Syn,
             FIN => Self::Fin,
             0 => Self::Null,
@@ -126,7 +141,7 @@ impl Technique {
             ACK => Self::Ack,
             MAIMON => Self::Maimon,
             _ => Self::Other,
-        })
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The remotes that one processor has seen.
 
 use super::merge::Merge;
+use super::proven::{Proven, Tag};
 use super::queue::Queue;
 use crate::logic::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::logic::stealth::PacketView;
@@ -53,6 +54,8 @@ pub struct Table<const SETS: usize, const CELLS: usize> {
     queue: Queue<CELLS>,
     /// This table's part of the sweep's memory.
     pub(super) merge: Merge,
+    /// Remotes that have proven their addresses.
+    proven: [Proven; SETS],
 }
 
 /// A remote has met a closed port.
@@ -71,8 +74,13 @@ impl Encounter {
     /// packet.
     #[inline(always)]
     pub fn of(packet: &impl PacketView) -> Option<Self> {
-        let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
-        Some(Self { remote, port, technique })
+        Self::with(packet, Technique::of(packet))
+    }
+
+    /// The same with a technique that is known.
+    #[inline(always)]
+    pub fn with(packet: &impl PacketView, technique: Option<Technique>) -> Option<Self> {
+        Some(Self { remote: packet.remote()?, port: packet.local_port()?, technique: technique? })
     }
 }
 
@@ -86,6 +94,9 @@ pub struct Scan {
     /// An estimate of the ports that it met. The error is a tenth up to 64 ports and
     /// a fifth up to 200. At most the estimate of a full bitmap.
     pub ports: u32,
+    /// Whether the remote has proven its address, by a TCP handshake that it began and
+    /// completed.
+    pub is_proven: bool,
 }
 
 impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
@@ -93,7 +104,8 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     #[cfg(test)]
     pub fn empty() -> Self {
         use core::array::from_fn;
-        Self { sets: from_fn(|_| Default::default()), queue: Queue::empty(), merge: Merge::default() }
+        let (queue, merge) = (Queue::empty(), Merge::default());
+        Self { sets: from_fn(|_| Default::default()), queue, merge, proven: from_fn(|_| Default::default()) }
     }
 
     /// Whether a remote has a slot.
@@ -120,6 +132,18 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         if !slot.has(span, port, met.technique) {
             slot.mark(span, port, met.technique);
         }
+    }
+
+    /// Notes that a remote has proven its address.
+    pub fn prove(&self, remote: Remote, span: u32, seed: Seed) {
+        if let Some(set) = self.proven.get(set_of(remote.hash(seed), SETS)) {
+            set.note(Tag::of(remote, seed), span);
+        }
+    }
+
+    /// The remotes of a set that have proven their addresses.
+    pub(super) fn proven(&self, set: usize, span: u32) -> impl Iterator<Item = Tag> {
+        self.proven.get(set).into_iter().flat_map(move |set| set.tags(span))
     }
 
     /// Whether noting an encounter would change nothing.

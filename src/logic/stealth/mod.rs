@@ -16,7 +16,7 @@ use super::policy::{Exemption, Exemptions};
 pub use discard::{Discard, Module, inet, ip};
 #[cfg(test)]
 pub use discard::{INET_REASONS, Recipient};
-pub use packet::{ConditionFlags, Icmp, Packet, PacketView};
+pub use packet::{ConditionFlags, Icmp, PRIMARY_COMPARTMENT, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 
@@ -39,6 +39,11 @@ pub fn decide(
         Ok(answer) => answer,
         Err(verdict) => return Judgement::of(verdict),
     };
+    // Nobody answers a packet for several machines (RFC 1122, 3.2.2; RFC 9293, 3.9.2.2;
+    // RFC 4443, 2.4), so there is nothing to suppress.
+    if decision.sees_probes() && packet.is_for_several() {
+        return Judgement::of(Verdict::NotUnicast);
+    }
     if !rules.silence(answer) {
         return Judgement::of(if rules.are_off() { Verdict::Off } else { Verdict::OtherKind });
     }
@@ -47,6 +52,9 @@ pub fn decide(
     if flags.has(rules.exempt()) {
         let loopback = flags.has(ConditionFlags::LOOPBACK) && rules.exempt().has(ConditionFlags::LOOPBACK);
         return exempt(if loopback { Verdict::Loopback } else { Verdict::IpsecSecured });
+    }
+    if packet.is_in_other_compartment() && rules.exempt_compartments() {
+        return exempt(Verdict::ExemptCompartment);
     }
     // Last, so that only packets that would have been silenced count as exempt.
     if let Some(exemptions) = exemptions {
@@ -81,8 +89,9 @@ pub struct Judgement {
 }
 
 impl Judgement {
+    /// A verdict on a packet that is not permitted.
     #[inline(always)]
-    const fn of(verdict: Verdict) -> Self {
+    pub const fn of(verdict: Verdict) -> Self {
         Self { verdict, permit: false }
     }
 }

@@ -25,6 +25,8 @@ pub trait PacketView {
     fn discard(&self) -> Option<Discard>;
     fn tcp_flags(&self) -> Option<TcpFlags>;
     fn icmp(&self) -> Option<Icmp>;
+    fn is_for_several(&self) -> bool;
+    fn compartment(&self) -> Option<u32>;
 
     /// Whether the transport layer discarded the packet because no endpoint took it,
     /// and it belongs to no flow and no endpoint, as in the common case. An
@@ -34,6 +36,19 @@ pub trait PacketView {
         !self.has_flow()
             && !self.has_endpoint()
             && self.discard() == Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND })
+    }
+
+    /// Whether it is in another compartment than the machine's own. One that is not known
+    /// counts as the machine's own.
+    #[inline(always)]
+    fn is_in_other_compartment(&self) -> bool {
+        !matches!(self.compartment(), None | Some(PRIMARY_COMPARTMENT))
+    }
+
+    /// Whether it is a segment that resets a connection.
+    #[inline(always)]
+    fn is_reset(&self) -> bool {
+        matches!(self.tcp_flags(), Some(flags) if flags.is_reset())
     }
 
     /// The sender, for scan detection.
@@ -59,6 +74,7 @@ pub trait PacketView {
 
     /// Reads all fields, for events.
     fn to_packet(&self) -> Packet {
+        let flags = self.condition_flags();
         Packet {
             protocol: self.protocol(),
             local_port: self.local_port(),
@@ -66,8 +82,10 @@ pub trait PacketView {
             interface: self.interface(),
             profile: self.profile(),
             remote_port: self.remote_port(),
-            loopback: self.condition_flags().has(ConditionFlags::LOOPBACK),
-            ipsec_secured: self.condition_flags().has(ConditionFlags::IPSEC_SECURED),
+            loopback: flags.has(ConditionFlags::LOOPBACK),
+            ipsec_secured: flags.has(ConditionFlags::IPSEC_SECURED),
+            compartment: self.compartment(),
+            for_several: self.is_for_several(),
             flow: self.has_flow(),
             endpoint: self.has_endpoint(),
             discard: self.discard(),
@@ -96,6 +114,11 @@ pub struct Packet {
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub ipsec_secured: bool,
+    /// The network compartment, if the layer shows it.
+    pub compartment: Option<u32>,
+    /// Whether it is for several machines: its destination is a broadcast or multicast
+    /// address.
+    pub for_several: bool,
     /// Whether it belongs to a flow.
     pub flow: bool,
     /// Whether it belongs to an endpoint of a connection or a listener.
@@ -180,7 +203,19 @@ impl PacketView for Packet {
     fn icmp(&self) -> Option<Icmp> {
         self.icmp
     }
+
+    fn is_for_several(&self) -> bool {
+        self.for_several
+    }
+
+    fn compartment(&self) -> Option<u32> {
+        self.compartment
+    }
 }
+
+/// `NET_IF_COMPARTMENT_ID_PRIMARY` (ifdef.h): the compartment of the machine's own
+/// network stack. Containers have others.
+pub const PRIMARY_COMPARTMENT: u32 = 1;
 
 /// The condition flags that can exempt a packet: two of `FWP_CONDITION_FLAG_*`
 /// (fwptypes.h), with their values there.

@@ -21,6 +21,8 @@ const LISTS: u16 = 1 << 8;
 const ECHO: u16 = 1 << 9;
 /// `AnswerExempt`, in `Mode` 2: what is exempt is permitted.
 const PERMITS: u16 = 1 << 10;
+/// `ExemptCompartments`.
+const COMPARTMENTS: u16 = 1 << 11;
 
 impl Rules {
     /// The bits that rules can have that are a whole policy: without lists of
@@ -41,6 +43,7 @@ impl Rules {
             (OFF, off),
             (LISTS, lists),
             (ECHO, policy.silence_echo),
+            (COMPARTMENTS, policy.exempt_compartments),
             (PERMITS, policy.answer_exempt && matches!(policy.mode, Mode::Enforce)),
         ];
         let (mut bits, mut at) = (0, 0);
@@ -104,6 +107,12 @@ impl Rules {
     #[inline(always)]
     pub(super) const fn are_off(self) -> bool {
         self.0 & OFF != 0
+    }
+
+    /// Whether packets of other compartments than the machine's own are exempt.
+    #[inline(always)]
+    pub(super) const fn exempt_compartments(self) -> bool {
+        self.0 & COMPARTMENTS != 0
     }
 
     /// The condition flags that exempt a packet.

@@ -19,6 +19,8 @@ const SYN: Packet = Packet {
     remote_port: Some(40_000),
     loopback: false,
     ipsec_secured: false,
+    compartment: Some(1),
+    for_several: false,
     flow: false,
     endpoint: false,
     discard: Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND }),
@@ -110,6 +112,11 @@ fn other_packets_are_not_blocked() {
         (Packet { protocol: None, ..SYN }, Verdict::OtherKind),
         (Packet { loopback: true, ..SYN }, Verdict::Loopback),
         (Packet { ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
+        (Packet { compartment: Some(2), ..SYN }, Verdict::ExemptCompartment),
+        (Packet { compartment: Some(0), ..SYN }, Verdict::ExemptCompartment),
+        (Packet { compartment: Some(2), loopback: true, ipsec_secured: true, ..SYN }, Verdict::Loopback),
+        (Packet { compartment: Some(2), ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
+        (Packet { compartment: None, ..SYN }, Verdict::Silenced),
         (Packet { discard: general, ..SYN }, Verdict::FilterDrop),
         (Packet { endpoint: true, ..SYN }, Verdict::Endpoint),
         (Packet { flow: true, ..SYN }, Verdict::Endpoint),
@@ -147,12 +154,57 @@ fn the_policy_decides() {
         (Policy { silence_tcp: false, ..policy }, SYN, Verdict::OtherKind),
         (Policy { exempt_loopback: false, ..policy }, Packet { loopback: true, ..SYN }, Verdict::Silenced),
         (Policy { exempt_ipsec: false, ..policy }, Packet { ipsec_secured: true, ..SYN }, Verdict::Silenced),
+        (
+            Policy { exempt_compartments: false, ..policy },
+            Packet { compartment: Some(2), ..SYN },
+            Verdict::Silenced,
+        ),
     ] {
         assert_eq!(
             decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None).verdict,
             expected
         );
     }
+}
+
+/// Nobody answers what is for several machines, whatever the policy says. What another
+/// filter dropped, and what an endpoint takes, is that all the same. An error is sent to
+/// one machine, and an echo request may be answered (RFC 4443, 4.2).
+#[test]
+fn a_packet_for_several_machines_is_never_silenced_and_never_a_probe() {
+    let several = Packet { for_several: true, ..SYN };
+    let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..several };
+    let at_network = Packet { discard: Some(Discard { module: Module::Network, reason: 4 }), ..datagram };
+    let general = Some(Discard { module: Module::General, reason: 0 });
+    let transport = Decision::TransportDiscard;
+    for (decision, packet, expected) in [
+        (transport, several, Verdict::NotUnicast),
+        (transport, datagram, Verdict::NotUnicast),
+        (transport, Packet { loopback: true, compartment: Some(2), ..datagram }, Verdict::NotUnicast),
+        (transport, Packet { discard: None, ..datagram }, Verdict::NotUnicast),
+        (transport, Packet { discard: general, ..datagram }, Verdict::FilterDrop),
+        (transport, Packet { endpoint: true, ..datagram }, Verdict::Endpoint),
+        (transport, Packet { tcp_flags: Some(TcpFlags(0x04)), ..several }, Verdict::NoAnswer),
+        (Decision::PacketDiscard, at_network, Verdict::NotUnicast),
+        (Decision::PacketDiscard, Packet { protocol: Some(47), ..at_network }, Verdict::NotUnicast),
+        (Decision::PacketDiscard, Packet { discard: general, ..datagram }, Verdict::FilterDrop),
+    ] {
+        for policy in [
+            Policy::DEFAULT,
+            Policy { mode: Mode::Audit, ..Policy::DEFAULT },
+            Policy { mode: Mode::Off, ..Policy::DEFAULT },
+            Policy { silence_udp: false, answer_exempt: true, ..Policy::DEFAULT },
+        ] {
+            let judgement = decide(decision, &packet, Rules::new(&policy, false), None);
+            assert_eq!(judgement, Judgement { verdict: expected, permit: false }, "{packet:?} {policy:?}");
+            assert!(!judgement.verdict.is_closed_port());
+        }
+    }
+    let echo = Packet { icmp: Some(Icmp { family: Family::V6, kind: 128, code: 0 }), ..several };
+    let echo = Packet { protocol: Some(crate::logic::protocol::ICMPV6), ..echo };
+    let policy = Policy { silence_echo: true, ..Policy::DEFAULT };
+    let rules = Rules::new(&policy, false);
+    assert_eq!(decide(Decision::EchoRequest, &echo, rules, None).verdict, Verdict::Silenced);
 }
 
 #[test]
@@ -256,6 +308,7 @@ fn only_with_answer_exempt_and_only_without_an_endpoint_is_what_is_exempt_permit
         (transport, in_profile, true),
         (transport, Packet { loopback: true, profile: None, ..SYN }, true),
         (transport, Packet { ipsec_secured: true, profile: None, ..SYN }, true),
+        (transport, Packet { compartment: Some(2), profile: None, ..SYN }, true),
         (transport, Packet { profile: Some(1), ..SYN }, false),
         (transport, Packet { endpoint: true, ..at_port }, false),
         (transport, Packet { tcp_flags: Some(TcpFlags(0x14)), ..at_port }, false),

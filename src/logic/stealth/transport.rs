@@ -20,10 +20,7 @@ pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     if !packet.found_no_endpoint() {
         check_reason(packet, answer)?;
     }
-    match packet.tcp_flags() {
-        Some(flags) if flags.is_reset() => Err(Verdict::NoAnswer),
-        _ => Ok(answer),
-    }
+    if packet.is_reset() { Err(Verdict::NoAnswer) } else { Ok(answer) }
 }
 
 /// Checks by reason and handles whether a packet was for no endpoint. Not inlined,

@@ -49,6 +49,12 @@ pub enum Verdict {
     Endpoint,
     /// Not blocked: the stack does not answer it.
     NoAnswer,
+    /// Not blocked: it is for several machines (broadcast, multicast), so nobody answers
+    /// it. In `Classified` it is `Observed`, but it has a counter of its own.
+    NotUnicast,
+    /// Not blocked: it is in another network compartment than the machine's own
+    /// (`ExemptCompartments`).
+    ExemptCompartment,
     /// Not blocked: `ExemptPorts`.
     ExemptPort,
     /// Not blocked: `ExemptPrefixes`.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
+use machine::host::{DataStart, DiscardMetadata, GroupSegment, ListenerReason, UdpDiscard, reason};
 use machine::nt::{Irql, MdlMapping, NblLayout, RunningCallbacks};
 use machine::status::Status;
 use machine::wfp::{
@@ -57,8 +57,13 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
     Variant { concerns_packets: false, ..variant(name, what, turn) }
 }
 
+/// A variant about packets that no scanner sends, because nobody answers them.
+const fn of_groups(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
+    Variant { concerns_packets: false, ..variant(name, what, turn) }
+}
+
 /// Every variant.
-pub static ALL: [Variant; 42] = [
+pub static ALL: [Variant; 45] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -82,6 +87,23 @@ pub static ALL: [Variant; 42] = [
     variant("reason-absent", "the metadata of the stack's discards hold no reason", |plan| {
         plan.open_points.discard_metadata = DiscardMetadata::Absent;
     }),
+    of_groups(
+        "group-segment-without-reason",
+        "a segment for a broadcast or multicast address is discarded as one without endpoint",
+        |plan| {
+            plan.open_points.group_segment = GroupSegment::TransportDiscard(reason::INET_ENDPOINT_NOT_FOUND);
+        },
+    ),
+    of_groups(
+        "group-segment-unseen",
+        "a segment for a broadcast or multicast address passes no layer behind INBOUND_IPPACKET",
+        |plan| plan.open_points.group_segment = GroupSegment::Nothing,
+    ),
+    variant(
+        "compartment-in-field-only",
+        "the metadata do not have the compartment, only the layers' fields do",
+        |plan| plan.open_points.compartment_in_metadata = false,
+    ),
     variant(
         "listener-reason-fixed",
         "a segment that a listener cannot use is discarded for one reason, whatever its flags",

@@ -91,11 +91,12 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 #[test]
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
-        ("INBOUND_TRANSPORT", true, 190),
+        // Two to four compare the compartment and the type of the destination.
+        ("INBOUND_TRANSPORT", true, 191),
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
-        ("INBOUND_IPPACKET", true, 342),
-        ("OUTBOUND_ICMP_ERROR", false, 324),
+        ("INBOUND_IPPACKET", true, 343),
+        ("OUTBOUND_ICMP_ERROR", false, 326),
         ("INBOUND_TRANSPORT", false, 63),
     ];
     for (name, discard, most) in limits {

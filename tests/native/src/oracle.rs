@@ -53,6 +53,11 @@ impl Default for PolicyValues {
 
 const LOOPBACK_REASON: &str = "it is loopback";
 const IPSEC_REASON: &str = "IPsec secures it";
+const COMPARTMENT_REASON: &str = "it is in another compartment";
+/// `NET_IF_COMPARTMENT_ID_PRIMARY` (`ifdef.h`).
+const OWN_COMPARTMENT: u64 = 1;
+/// `NlatMulticast` and `NlatBroadcast` of NL_ADDRESS_TYPE (`nldef.h`).
+const GROUPS: [u64; 2] = [3, 4];
 
 /// Compares `classifyOut` before and after a callout.
 ///
@@ -77,9 +82,10 @@ pub fn check(
             panic!("blocked at {}, though {reason}: {policy:?} {indication:#?}", layer.name);
         }
     } else if verdict == (ActionType::PERMIT.0, before.rights & !RIGHT_ACTION_WRITE) {
-        // Without lists, only loopback and IPsec-secured packets are exempt.
+        // Without lists, only loopback, IPsec-secured packets and other compartments are
+        // exempt.
         let reason = must_pass(policy, layer, indication);
-        let is_exempt = matches!(reason, Some(LOOPBACK_REASON | IPSEC_REASON));
+        let is_exempt = matches!(reason, Some(LOOPBACK_REASON | IPSEC_REASON | COMPARTMENT_REASON));
         let may_permit = policy.answer_exempt && layer.name != "INBOUND_TRANSPORT_V4";
         let may_permit = may_permit && layer.name != "INBOUND_TRANSPORT_V6";
         assert!(may_permit && is_exempt, "permitted at {}: {policy:?} {indication:#?}", layer.name);
@@ -113,11 +119,22 @@ pub fn must_pass(policy: PolicyValues, layer: &LayerInfo, indication: &Indicatio
     let flags = plain("FLAGS", data_type::UINT32).unwrap_or(0) & 0xFFFF_FFFF;
     let has = |bit| metadata.currentMetadataValues & bit != 0;
     let discarded = has(field::DISCARD_REASON).then_some(metadata.discardMetadata);
+    let compartment = match has(field::COMPARTMENT_ID) {
+        true => Some(u64::from(metadata.compartmentId)),
+        false => plain("COMPARTMENT_ID", data_type::UINT32).map(|word| word & 0xFFFF_FFFF),
+    };
+    let address_type = plain("IP_LOCAL_ADDRESS_TYPE", data_type::UINT8).map(|word| word & 0xFF);
     let reasons = [
         (policy.mode != 2, "Mode says so"),
         (asked_for == ECHO_REQUEST, "SilenceEcho is 0"),
         (policy.exempt_loopback && flags & LOOPBACK != 0, LOOPBACK_REASON),
         (policy.exempt_ipsec && flags & IPSEC_SECURED != 0, IPSEC_REASON),
+        // `ExemptCompartments` is 1 by default.
+        (compartment.is_some_and(|it| it != OWN_COMPARTMENT), COMPARTMENT_REASON),
+        (
+            layer.is_discard() && address_type.is_some_and(|it| GROUPS.contains(&it)),
+            "it is for several machines",
+        ),
         (
             layer.is_discard() && discarded.is_some_and(|why| why.discardModule == GENERAL),
             "a filter dropped it",

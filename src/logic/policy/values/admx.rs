@@ -63,6 +63,13 @@ const HELP: [Help; VALUES.len()] = [
         "Packets that IPsec has authenticated are answered, because their sender is known.",
     ),
     help(
+        "ExemptCompartments",
+        "Answer in other network compartments",
+        "Each Windows Server container has a network compartment of its own. Packets of every compartment \
+         except the machine's own (1) are answered, so that programs in containers learn at once that a \
+         port is closed.",
+    ),
+    help(
         "ExemptPorts",
         "Local ports that answer",
         "Ports of this machine that answer even if they are closed. Each line is a port or a range, \

@@ -63,6 +63,11 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
         self.tables[processor].meet(&met, span, self.settings.seed);
     }
 
+    fn prove(&mut self, processor: usize, remote: Remote, now: u64) {
+        self.pass(now);
+        self.tables[processor].prove(remote, self.spans.current(), self.settings.seed);
+    }
+
     fn reports_of(&self, remote: Remote) -> usize {
         self.scans.iter().filter(|(_, scan)| scan.remote == remote).count()
     }

@@ -27,6 +27,46 @@ fn a_scan_is_reported_once_a_window_with_its_ports() {
     }
 }
 
+/// A handshake on any processor, before the scan or during it, proves the address; a
+/// handshake long ago, or of another remote, does not.
+#[test]
+fn a_report_says_whether_the_remote_has_proven_its_address() {
+    let window = u64::from(WINDOW);
+    for (prover, at, expected) in [
+        (SCANNER, 0, true),
+        (SCANNER, 5 * window, true),
+        (SCANNER, 20 * window, true),
+        (Remote(SCANNER.0 ^ 1), 20 * window, false),
+        (v4(0x0a4d_0001), 20 * window, false),
+    ] {
+        // Nothing is left of what is six windows old.
+        for (start, expected) in [(at, expected), (at + 7 * window, false)] {
+            let mut world = World::<16, 64>::new(4, SETTINGS);
+            world.prove(3, prover, at);
+            for (number, port) in shuffled(40, 5).into_iter().enumerate() {
+                world.meet(number % 3, SCANNER, port, start + number as u64);
+            }
+            world.pass(start + 2 * TICK);
+            let [(_, scan)] = world.scans[..] else { panic!("{:?}", world.scans) };
+            assert_eq!((scan.remote, scan.is_proven), (SCANNER, expected), "{prover:?} {at} {start}");
+        }
+    }
+    // A sleep of hours, without a look for scans in between.
+    let mut world = Small::new(2, SETTINGS);
+    let later = 3 * 3_600_000;
+    world.prove(1, SCANNER, 0);
+    world.next_sweep = later;
+    (100..140).for_each(|port| world.meet(0, SCANNER, port, later));
+    world.pass(later + TICK);
+    assert_eq!(world.scans.iter().map(|(_, scan)| scan.is_proven).collect::<Vec<_>>(), [false]);
+    let mut world = Small::new(2, SETTINGS);
+    shuffled(14, 6).into_iter().for_each(|port| world.meet(0, SCANNER, port, 0));
+    world.prove(1, SCANNER, 1);
+    (100..120).for_each(|port| world.meet(0, SCANNER, port, 2));
+    world.pass(TICK);
+    assert!(world.scans[0].1.is_proven, "during the scan");
+}
+
 #[test]
 fn a_lasting_scan_is_reported_about_once_a_window() {
     let mut world = Small::new(1, SETTINGS);
@@ -82,11 +122,13 @@ fn time_wraps_without_a_gap() {
     let spans = Spans::new(7, WINDOW);
     assert_eq!(
         (spans.advance_to(7, 1), spans.advance_to(7, WINDOW)),
-        (4, 8),
+        (KEPT as u32, 2 * KEPT as u32),
         "another window is another time"
     );
     let spans = Spans::new(7, WINDOW);
-    for (now, expected) in [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 7)] {
+    for (now, expected) in
+        [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 3 + KEPT as u32)]
+    {
         assert_eq!(spans.advance_to(now, WINDOW), expected, "{now}");
     }
 }

@@ -87,6 +87,9 @@ impl Subject {
         indication.set("IP_PROTOCOL", Value::Uint8(self.protocol));
         indication.set("IP_LOCAL_ADDRESS", self.address(2));
         indication.set("IP_REMOTE_ADDRESS", self.address(self.remote));
+        // NlatUnicast (nldef.h).
+        indication.set("IP_LOCAL_ADDRESS_TYPE", Value::Uint8(1));
+        indication.set("COMPARTMENT_ID", Value::Uint32(1));
         indication.set("IP_LOCAL_PORT", Value::Uint16(self.local_port));
         indication.set("IP_REMOTE_PORT", Value::Uint16(self.remote_port));
         indication.set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));

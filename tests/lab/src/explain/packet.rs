@@ -1,9 +1,9 @@
 //! A packet or an operation in one line: `tcp syn 203.0.113.7:4000 -> :22`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
-use machine::host::PROFILES;
+use machine::host::{Options, PROFILES};
 use machine::wfp::Value;
 
 use super::configuration::{Answer, Configuration};
@@ -254,8 +254,11 @@ impl Packet {
             .iter()
             .any(|deciding| ["V4", "V6"].iter().any(|family| deciding.replace('#', family) == layer));
         let is_discarded = layer.ends_with("_DISCARD") || layer.starts_with("OUTBOUND_ICMP_ERROR");
+        // Nobody answers what is for several machines.
+        let is_for_several = self.local.address.is_some_and(|it| Options::default().is_for_several(it));
         match () {
             () if !decides || !is_discarded && !is_echo => DecisionAt::None,
+            () if is_for_several && layer.ends_with("_DISCARD") => DecisionAt::None,
             () if path.no_endpoint == Some(false) => DecisionAt::Connection,
             () if is_discarded => DecisionAt::Answer,
             () => DecisionAt::Echo,
@@ -276,7 +279,10 @@ impl Packet {
             facts.set(&format!("IP_{name}_ADDRESS"), Known::Value(value));
         }
         if let Some(address) = self.local.address {
-            facts.set("IP_LOCAL_ADDRESS_TYPE", Known::Value(Value::Uint8(address_type(address))));
+            facts.set(
+                "IP_LOCAL_ADDRESS_TYPE",
+                Known::Value(Value::Uint8(Options::default().address_type(address))),
+            );
         }
         if let Some(luid) = self.interface {
             facts.set("IP_LOCAL_INTERFACE", Known::Value(Value::Uint64(luid)));
@@ -299,15 +305,6 @@ impl Packet {
             facts.set("ALE_APP_ID", Known::Path(app.clone()));
         }
         facts
-    }
-}
-
-fn address_type(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(Ipv4Addr::BROADCAST) => 4,
-        address if address.is_multicast() => 3,
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => 0,
-        _ => 1,
     }
 }
 

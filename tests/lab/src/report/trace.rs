@@ -71,7 +71,7 @@ fn scans(out: &mut impl Write, played: &Played) -> Result<()> {
     for Scanner { scan, last, reports } in scans.scanners.iter().take(NAMED_SCANNERS) {
         writeln!(
             out,
-            "  {}  {:.3}{}  {:<39} {}, about {} ports within {} s",
+            "  {}  {:.3}{}  {:<39} {}, about {} ports within {} s{}",
             scan.time,
             scan.at.as_secs_f64(),
             match reports {
@@ -82,6 +82,7 @@ fn scans(out: &mut impl Write, played: &Played) -> Result<()> {
             scan.technique_names(),
             scan.ports,
             scan.window_ms as f64 / 1000.0,
+            scan.address(),
         )?;
     }
     let more = scans.scanners.len().saturating_sub(NAMED_SCANNERS);

@@ -102,10 +102,14 @@ fn flow_key(parsed: &Parsed<'_>, local: SocketAddr, remote: SocketAddr) -> Key {
 }
 
 impl<W: Witness> Replay<'_, W> {
-    /// Whether a datagram has an endpoint. A socket that sends exists.
-    fn has_endpoint(&self, item: &Item<'_>) -> bool {
+    /// The socket that a datagram reaches, if there is one. A socket that sends exists, and
+    /// gets what is for several machines, too.
+    pub(super) fn receiver(&self, item: &Item<'_>) -> Option<SocketAddr> {
         let Parsed { protocol, destination, .. } = item.parsed;
-        self.survey.is_open(protocol, destination, item.index)
+        let own = self.roles.addresses().filter(|own| own.is_ipv4() == destination.is_ipv4());
+        let own = own.filter(|_| self.roles.is_group(destination.ip()));
+        let sockets = own.map(|own| SocketAddr::new(own, destination.port()));
+        [destination].into_iter().chain(sockets).find(|it| self.survey.is_open(protocol, *it, item.index))
     }
 
     pub(super) fn datagram_event(&self, item: &Item<'_>) -> Event {
@@ -114,14 +118,24 @@ impl<W: Witness> Replay<'_, W> {
                 Message::Echo => Event::EchoRequestIn,
                 Message::EchoReply | Message::Other => Event::OtherIn,
             },
-            _ if self.has_endpoint(item) => Event::DatagramIn,
+            _ if self.receiver(item).is_some() => Event::DatagramIn,
             _ => Event::EndpointlessDatagram,
         }
     }
 
     pub(super) fn datagram_in(&mut self, record: RecordId, scene: Scene<'_>, item: &Item<'_>) {
         let parsed = &item.parsed;
-        let key = flow_key(parsed, parsed.destination, parsed.source);
+        let to_group = self.roles.is_group(parsed.destination.ip());
+        // What is for several machines is one flow (ALE Multicast/Broadcast Traffic).
+        let everybody = |mut address: SocketAddr| {
+            address.set_ip(if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() });
+            address.set_port(0);
+            address
+        };
+        let key = match to_group {
+            true => (parsed.protocol, everybody(parsed.destination), everybody(parsed.source)),
+            false => flow_key(parsed, parsed.destination, parsed.source),
+        };
         match (parsed.transport, message(parsed)) {
             (Transport::Icmp { .. }, Message::Echo) => {
                 self.admit(record, scene, key, Event::LaterEchoRequestIn);
@@ -137,12 +151,14 @@ impl<W: Witness> Replay<'_, W> {
             // Only non-error ICMP reaches the layers above, and no socket is known
             // to wait for it.
             (Transport::Icmp { .. }, Message::Other) => {}
-            _ if self.has_endpoint(item) => {
-                let endpoint = self.endpoint(parsed.protocol, parsed.destination, false);
-                let scene = Scene { endpoint: Some(endpoint), ..scene };
-                self.admit(record, scene, key, Event::LaterDatagramIn);
-            }
-            _ => self.endpointless(record, &scene, parsed),
+            _ => match self.receiver(item) {
+                Some(local) => {
+                    let endpoint = self.endpoint(parsed.protocol, local, false);
+                    let scene = Scene { endpoint: Some(endpoint), ..scene };
+                    self.admit(record, scene, key, Event::LaterDatagramIn);
+                }
+                None => self.endpointless(record, &scene, parsed),
+            },
         }
     }
 
@@ -204,7 +220,10 @@ impl<W: Witness> Replay<'_, W> {
                 _ => reason::IP_PROTOCOL_UNREACHABLE,
             };
             if !self.gate.answer_after_discard(record, layer, scene, module, why) {
-                return self.silence((parsed.protocol, parsed.destination, parsed.source));
+                if !self.roles.is_group(parsed.destination.ip()) {
+                    self.silence((parsed.protocol, parsed.destination, parsed.source));
+                }
+                return;
             }
         }
     }

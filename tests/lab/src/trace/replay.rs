@@ -16,7 +16,7 @@ use machine::host::{
     Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, OpenPoints, Options, Record, RecordId, Scene,
     flag, reason,
 };
-use machine::wire::{Parsed, Transport};
+use machine::wire::{Parsed, Transport, protocol};
 
 use super::connection::Connections;
 use super::datagrams::Flows;
@@ -114,7 +114,7 @@ pub struct Traffic {
 pub struct Replay<'a, W> {
     pub(super) gate: Gate,
     pub(super) survey: &'a Survey,
-    roles: &'a Roles,
+    pub(super) roles: &'a Roles,
     witness: W,
     pub(super) connections: Connections,
     pub(super) flows: Flows,
@@ -138,7 +138,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         roles: &'a Roles,
         witness: W,
     ) -> Self {
-        let options = Options { log_limit: 256, ..Options::default() };
+        let broadcasts = roles.groups().clone();
+        let options = Options { log_limit: 256, broadcasts, ..Options::default() };
         let gate = Gate {
             filter,
             arrival: options.interface.clone(),
@@ -244,8 +245,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         if item.reassembled {
             scene.flags |= flag::IS_REASSEMBLED;
         }
-        // A capture does not show whether a host joined a group. A packet for a
-        // group gets no answer if no host joined it.
+        // A capture does not show whether a host joined a group. It is played as if this
+        // one did. Nobody answers a packet for a group.
         let to_group = self.roles.is_group(parsed.destination.ip());
         let segment = match parsed.transport {
             Transport::Tcp(tcp) if !to_group => Some((tcp, self.meeting(item, tcp))),
@@ -258,8 +259,8 @@ impl<'a, W: Witness> Replay<'a, W> {
             }
             (_, Some((_, meeting))) => meeting.event,
             (Transport::Fragment, _) => Event::FragmentIn,
-            _ if to_group => Event::OtherIn,
-            (Transport::Malformed, _) => Event::Unusable,
+            (Transport::Tcp(_) | Transport::Malformed, _) => Event::Unusable,
+            _ if to_group && is_for_the_stack(&parsed) => Event::OtherIn,
             _ => self.datagram_event(item),
         };
         // Its socket was there before the packet came.
@@ -268,7 +269,8 @@ impl<'a, W: Witness> Replay<'a, W> {
                 self.endpoint(parsed.protocol, parsed.destination, true);
             }
             None if event == Event::DatagramIn => {
-                self.endpoint(parsed.protocol, parsed.destination, false);
+                let local = self.receiver(item).unwrap_or(parsed.destination);
+                self.endpoint(parsed.protocol, local, false);
             }
             _ => {}
         }
@@ -276,13 +278,15 @@ impl<'a, W: Witness> Replay<'a, W> {
         if event == Event::FragmentIn {
             scene.flags |= flag::IS_FRAGMENT;
         }
-        if !self.gate.pass(record, Layer::InboundIppacket, &scene) || to_group {
+        if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
             return;
         }
         match (parsed.transport, segment) {
             (_, Some((tcp, meeting))) => self.segment_in(record, scene, item, tcp, meeting),
             (Transport::Malformed, _) => self.malformed(record, &scene),
             (Transport::Fragment, _) => {}
+            _ if to_group && is_for_the_stack(&parsed) => {}
+            (Transport::Tcp(_), _) => self.gate.segment_for_group(record, &scene),
             _ => self.datagram_in(record, scene, item),
         }
     }
@@ -336,6 +340,11 @@ impl<'a, W: Witness> Replay<'a, W> {
         }
         Ok(())
     }
+}
+
+/// Whether the stack itself takes a packet for a group: messages of ICMP and of IGMP.
+fn is_for_the_stack(parsed: &Parsed<'_>) -> bool {
+    matches!(parsed.transport, Transport::Icmp { .. }) || parsed.protocol == protocol::IGMP
 }
 
 impl<W: Witness> Visitor for Replay<'_, W> {

@@ -77,6 +77,18 @@ impl Roles {
         address.is_multicast() || is_broadcast(address) || self.groups.contains(&address)
     }
 
+    /// The addresses of groups whose form does not show that they are.
+    pub fn groups(&self) -> &BTreeSet<IpAddr> {
+        &self.groups
+    }
+
+    /// Each address of the host that is known as such, and not only by its prefix.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let whole = |prefix: &&Prefix| prefix.length == if prefix.address.is_ipv4() { 32 } else { 128 };
+        let given = self.given.iter().filter(whole).map(|prefix| prefix.address);
+        given.chain(self.found.iter().copied())
+    }
+
     /// Whether an address is the host's.
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.found.contains(&address) || self.given.iter().any(|prefix| prefix.contains(address))

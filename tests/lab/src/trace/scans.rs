@@ -42,6 +42,8 @@ pub struct Scan {
     pub ports: u64,
     /// The window, in ms.
     pub window_ms: u64,
+    /// Whether the remote has proven its address; `None` if the driver does not say.
+    pub proven: Option<bool>,
     /// The number of reports before it that the rate limit suppressed.
     pub dropped: u64,
 }
@@ -49,7 +51,8 @@ pub struct Scan {
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ports, window) = (self.ports, self.window_ms as f64 / 1000.0);
-        write!(f, "{} scans: {}, about {ports} ports within {window} s", self.remote, self.technique_names())
+        let (techniques, address) = (self.technique_names(), self.address());
+        write!(f, "{} scans: {techniques}, about {ports} ports within {window} s{address}", self.remote)
     }
 }
 
@@ -57,7 +60,7 @@ impl fmt::Display for Scan {
 #[derive(Clone, Debug, Serialize)]
 pub struct Scanner {
     /// The first report; its techniques and ports are those of all reports, the
-    /// highest number of ports.
+    /// highest number of ports. The address is proven if one report says so.
     #[serde(flatten)]
     pub scan: Scan,
     /// When the last report came: seconds since the first packet.
@@ -85,6 +88,15 @@ pub struct Scans {
 }
 
 impl Scan {
+    /// Whether the remote has proven its address, in words behind a comma.
+    pub fn address(&self) -> &'static str {
+        match self.proven {
+            Some(true) => ", address proven",
+            Some(false) => ", address not proven",
+            None => "",
+        }
+    }
+
     /// The techniques, separated by commas.
     pub fn technique_names(&self) -> String {
         self.techniques.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
@@ -103,6 +115,7 @@ impl Scans {
         if let Some(scanner) = self.places.get(&scan.remote).and_then(|place| self.scanners.get_mut(*place)) {
             scanner.scan.techniques.extend(scan.techniques.iter().cloned());
             scanner.scan.ports = scanner.scan.ports.max(scan.ports);
+            scanner.scan.proven = scanner.scan.proven.max(scan.proven);
             (scanner.last, scanner.reports) = (scan.at, scanner.reports + 1);
         } else if self.scanners.len() < SCANNERS {
             self.places.insert(scan.remote, self.scanners.len());
@@ -202,6 +215,10 @@ fn scan(event: &Event, at: Duration) -> Option<Scan> {
         techniques: event.text("Techniques").split(',').map(str::to_owned).collect(),
         ports: event.number("Ports"),
         window_ms: event.number("WindowMs"),
+        proven: match event.field("Proven") {
+            Some(Value::Bool(proven)) => Some(*proven),
+            _ => None,
+        },
         dropped: event.number("Dropped"),
     })
 }

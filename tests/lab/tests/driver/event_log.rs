@@ -161,7 +161,9 @@ fn a_scan_names_remote_ports_time_and_technique() {
         let rest = entry.strip_prefix(&head).unwrap_or_else(|| panic!("{entry}"));
         let (ports, rest) = rest.split_once(' ').unwrap();
         assert!((16..=50).contains(&ports.parse::<u32>().unwrap()), "{entry}");
-        assert_eq!(rest, "closed ports in the last 4 seconds, by Syn. The address can be forged.");
+        let expected = "closed ports in the last 4 seconds, by Syn. It has proven its address: no (if no, \
+                        anybody can have forged it).";
+        assert_eq!(rest, expected);
     }
     stop(machine);
 }

@@ -2,11 +2,13 @@
 
 mod answer_exempt;
 mod call_arguments;
+mod compartments;
 mod event_log;
 mod events;
 mod flow_events;
 mod flows;
 mod group_policy;
+mod groups;
 mod hostile_registry;
 mod lifecycle;
 mod linked_image;
@@ -22,10 +24,12 @@ mod placement;
 mod policy;
 mod probe;
 mod protection;
+mod proven;
 mod registration;
 mod scan_detection;
 mod sleep;
 mod stack;
+mod stacks;
 #[path = "../support/mod.rs"]
 mod support;
 mod transport_discard;

@@ -37,7 +37,8 @@ fn is_scan_of_three(played: &Played) {
     assert_eq!(played.roles.text().0, ["192.168.1.20"]);
     let account = &played.account;
     assert_eq!((account.silenced, account.suppressed, account.deviations), (3, 3, 0));
-    // The broadcasts were for the host, too. No endpoint answers them.
+    // The broadcasts were for the host, too. They found no socket, and nobody answers them.
+    assert_eq!(met(played, Event::EndpointlessDatagram), 6);
     assert_eq!((played.traffic.received.udp, played.traffic.received.tcp), (6, 3));
     assert_eq!(played.traffic.sent.tcp, 3);
 }

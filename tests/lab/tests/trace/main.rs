@@ -2,6 +2,7 @@
 
 mod captures;
 mod formats;
+mod groups;
 mod hostile;
 mod html_page;
 mod inference;

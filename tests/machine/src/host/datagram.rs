@@ -102,7 +102,18 @@ impl Host {
         payload: &[u8],
     ) -> Result<(), SocketError> {
         let socket = self.datagram_sockets.get(&local).ok_or(SocketError::NotBound(local))?;
-        let endpoint = Some(socket.endpoint);
+        self.send_datagram_of(socket.endpoint, local, remote, payload)
+    }
+
+    /// Sends a datagram of an endpoint.
+    fn send_datagram_of(
+        &mut self,
+        endpoint: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), SocketError> {
+        let endpoint = Some(endpoint);
         let packet = answer::datagram(local, remote, payload).ok_or(SocketError::Unusable(remote))?;
         let parsed = Parsed::new(&packet).ok_or(SocketError::Unusable(remote))?;
         let mut scene = Scene { endpoint, ..Scene::packet(Direction::Outbound, parsed) };
@@ -219,20 +230,49 @@ impl Host {
 
     /// The socket for a datagram.
     pub(super) fn datagram_socket(&self, parsed: &Parsed<'_>) -> Option<&Socket> {
-        let mut any = parsed.destination;
+        let [mut own, mut any] = [parsed.destination; 2];
+        // A socket bound to the host's address gets what comes to its interface for all.
+        if self.gate.options.is_for_several(own.ip()) {
+            own.set_ip(self.own(parsed.family()));
+        }
         any.set_ip(unspecified(parsed.family()));
-        [parsed.destination, any].iter().find_map(|local| self.datagram_sockets.get(local))
+        [parsed.destination, own, any].iter().find_map(|local| self.datagram_sockets.get(local))
     }
 
     /// A datagram for a socket.
     pub(super) fn datagram(&mut self, record: RecordId, mut scene: Scene<'_>, parsed: Parsed<'_>) {
         let Some(&Socket { endpoint, echoes }) = self.datagram_socket(&parsed) else { return };
         scene.endpoint = Some(endpoint);
-        if self.admit(record, &mut scene, parsed.source, Event::LaterDatagramIn)
+        if self.gate.options.is_for_several(parsed.destination.ip()) {
+            return self.datagram_for_group(record, scene, parsed, echoes);
+        }
+        let key = (scene.ends.protocol, scene.ends.local, parsed.source);
+        if self.admit(record, &mut scene, key, Event::LaterDatagramIn)
             && echoes
             && let Some(reply) = answer::datagram_echo(&parsed)
         {
             self.send_built(reply, Event::DatagramOut, Layer::DatagramData, scene.flow);
+        }
+    }
+
+    /// A datagram for several machines, with a socket. All of them are one flow, and what
+    /// is sent in response is another one (*ALE Multicast/Broadcast Traffic*).
+    fn datagram_for_group(
+        &mut self,
+        record: RecordId,
+        mut scene: Scene<'_>,
+        parsed: Parsed<'_>,
+        echoes: bool,
+    ) {
+        let everybody = SocketAddr::new(unspecified(parsed.family()), 0);
+        let key = (scene.ends.protocol, everybody, everybody);
+        if self.admit(record, &mut scene, key, Event::LaterDatagramIn)
+            && echoes
+            && let Some(endpoint) = scene.endpoint
+        {
+            let local = SocketAddr::new(self.own(parsed.family()), parsed.destination.port());
+            // A filter may refuse the response.
+            let _ = self.send_datagram_of(endpoint, local, parsed.source, parsed.payload());
         }
     }
 
@@ -243,18 +283,18 @@ impl Host {
             return;
         };
         let remote = SocketAddr::new(parsed.source.ip(), (rest >> 16) as u16);
-        if self.admit(record, &mut scene, remote, Event::LaterEchoRequestIn)
+        let key = (scene.ends.protocol, scene.ends.local, remote);
+        if self.admit(record, &mut scene, key, Event::LaterEchoRequestIn)
             && let Some(reply) = answer::echo_reply(&parsed)
         {
             self.send_built(reply, Event::EchoReplyOut, Layer::DatagramData, scene.flow);
         }
     }
 
-    /// Whether a datagram reaches its endpoint. The first one of a flow passes the
+    /// Whether a datagram of a flow reaches its endpoint. The first one of a flow passes the
     /// authorization layers, `later` ones do not.
     #[must_use]
-    fn admit(&mut self, record: RecordId, scene: &mut Scene<'_>, remote: SocketAddr, later: Event) -> bool {
-        let key = (scene.ends.protocol, scene.ends.local, remote);
+    fn admit(&mut self, record: RecordId, scene: &mut Scene<'_>, key: Key, later: Event) -> bool {
         let flow = self.flows.get(&key);
         scene.flow = flow.map(|flow| flow.handle);
         let known = flow.is_some();

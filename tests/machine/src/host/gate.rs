@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::filter::Filter;
 use super::layers::{Layer, definition};
 use super::log::{Ends, Event, Log, RecordId, Step};
-use super::open_points::{DiscardMetadata, OpenPoints, reason};
+use super::open_points::{DiscardMetadata, GroupSegment, OpenPoints, reason};
 use super::options::{Interface, Options};
 use super::scene::Scene;
 use crate::wfp::{Decision, Discard, LayerId, Request};
@@ -132,6 +132,15 @@ impl Gate {
         }
         .map(|reason| Discard { module, reason, filter_id: 0 });
         !self.indicate(record, layer, scene, Some(discard)).blocked()
+    }
+
+    /// A segment for a broadcast or multicast address: the stack drops it.
+    pub fn segment_for_group(&mut self, record: RecordId, scene: &Scene<'_>) {
+        if let GroupSegment::TransportDiscard(why) = self.open_points.group_segment {
+            // No answer is due, so none can be suppressed.
+            let (layer, module) = (Layer::InboundTransport, reason::MODULE_TRANSPORT);
+            let _ = self.answer_after_discard(record, layer, scene, module, why);
+        }
     }
 
     /// The generation of a layer's filters.

@@ -12,6 +12,7 @@ use super::open_points::{UdpDiscard, reason};
 use super::options::Interface;
 use super::scene::{Direction, Scene, flag};
 use crate::wfp::Injections;
+use crate::wire::protocol::IGMP;
 use crate::wire::{Family, Parsed, Transport};
 
 /// The time after which an idle flow of datagrams ends (ALE Stateful Filtering).
@@ -54,7 +55,7 @@ impl Host {
         if self.gate.pass(record, Layer::InboundIppacket, &scene) {
             // The source of a packet to the host itself is the host.
             let checked = match flags & flag::IS_LOOPBACK {
-                0 => ip::check(&parsed, &self.gate.options.network),
+                0 => ip::check(&parsed, &self.gate.options),
                 _ => ip::headers(&parsed),
             };
             match checked {
@@ -67,7 +68,11 @@ impl Host {
 
     /// The event of a packet, before any layer has seen it.
     fn event_of(&self, parsed: &Parsed<'_>) -> Event {
+        let is_for_several = self.gate.options.is_for_several(parsed.destination.ip());
         match parsed.transport {
+            Transport::Tcp(_) if is_for_several => Event::Unusable,
+            Transport::Icmp { .. } if is_for_several => Event::OtherIn,
+            Transport::Other if is_for_several && parsed.protocol == IGMP => Event::OtherIn,
             Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
             Transport::Udp if self.datagram_socket(parsed).is_some() => Event::DatagramIn,
             Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
@@ -82,7 +87,14 @@ impl Host {
         if !parsed.checksum_valid() {
             return self.damaged(record, scene);
         }
+        let is_for_several = self.gate.options.is_for_several(parsed.destination.ip());
         match parsed.transport {
+            Transport::Tcp(_) if is_for_several => self.gate.segment_for_group(record, scene),
+            // A host need not answer such an echo request (RFC 1122, 3.2.2.6; RFC 4443,
+            // 4.2), and this one does not.
+            Transport::Icmp { .. } if is_for_several => {}
+            // The stack itself keeps the memberships of groups.
+            Transport::Other if is_for_several && parsed.protocol == IGMP => {}
             Transport::Tcp(tcp) => self.segment(record, *scene, parsed, tcp),
             Transport::Udp if self.datagram_socket(&parsed).is_some() => {
                 self.datagram(record, *scene, parsed);
@@ -108,7 +120,8 @@ impl Host {
         self.gate.log.rename(record, Event::Unusable);
         let (layer, module) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
         let may_answer = self.gate.answer_after_discard(record, layer, scene, module, refusal.reason);
-        let error = refusal.problem.filter(|_| ip::may_draw_error(&parsed));
+        let is_for_several = self.gate.options.is_for_several(parsed.destination.ip());
+        let error = refusal.problem.filter(|_| ip::may_draw_error(&parsed) && !is_for_several);
         let Some(error) = error.and_then(|problem| answer::error(&parsed, problem)) else { return };
         match may_answer {
             true => self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None),
@@ -139,6 +152,7 @@ impl Host {
             (_, UdpDiscard::Transport) => (&[TRANSPORT][..], reason::IP_PORT_UNREACHABLE),
             (_, UdpDiscard::Both) => (&[TRANSPORT, IP][..], reason::IP_PORT_UNREACHABLE),
         };
+        let is_answered = !self.gate.options.is_for_several(parsed.destination.ip());
         for &layer in at {
             let (module, why) = if layer == TRANSPORT {
                 (reason::MODULE_TRANSPORT, reason::INET_ENDPOINT_NOT_FOUND)
@@ -146,11 +160,11 @@ impl Host {
                 (reason::MODULE_NETWORK, network)
             };
             if !self.gate.answer_after_discard(record, layer, scene, module, why) {
-                self.gate.counters.silenced += 1;
+                self.gate.counters.silenced += u64::from(is_answered);
                 return;
             }
         }
-        if let Some(error) = answer::error(&parsed, why) {
+        if is_answered && let Some(error) = answer::error(&parsed, why) {
             self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
         }
     }
@@ -193,8 +207,9 @@ impl Host {
             fresh
         });
         for first in self.fragments.expire(now) {
+            let options = &self.gate.options;
             let error = Parsed::new(&first)
-                .filter(ip::may_draw_error)
+                .filter(|it| ip::may_draw_error(it) && !options.is_for_several(it.destination.ip()))
                 .and_then(|parsed| answer::error(&parsed, Problem::ReassemblyTimeout));
             if let Some(error) = error {
                 self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);

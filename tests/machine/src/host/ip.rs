@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use super::answer::Problem;
 use super::open_points::reason;
-use crate::wire::{Chain, Extension, Family, Network, Parsed, Transport, extension, protocol};
+use super::options::Options;
+use crate::wire::{Chain, Extension, Family, Parsed, Transport, extension, protocol};
 
 /// Why a packet is discarded, and which error its sender gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +38,14 @@ pub(super) mod code {
 }
 
 /// Checks that a packet is for this host and that its headers are valid.
-pub(super) fn check(parsed: &Parsed<'_>, network: &Network) -> Result<(), Refusal> {
+pub(super) fn check(parsed: &Parsed<'_>, options: &Options) -> Result<(), Refusal> {
     if !parsed.header_checksum_valid() {
         return Err(Refusal::silent(reason::IP_BAD_CHECKSUM));
     }
-    if is_martian(parsed.source.ip(), network) {
+    if is_martian(parsed.source.ip(), options) {
         return Err(Refusal::silent(reason::IP_BAD_SOURCE_ADDRESS));
     }
-    if parsed.destination.ip() != network.host_address(parsed.family()) {
+    if !options.receives(parsed.destination.ip()) {
         return Err(Refusal::silent(reason::IP_NOT_LOCALLY_DESTINED));
     }
     headers(parsed)
@@ -60,22 +61,16 @@ pub(super) fn headers(parsed: &Parsed<'_>) -> Result<(), Refusal> {
 
 /// Whether a source cannot get an answer: it is no unicast address, or belongs to
 /// this host itself (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2, 2.5.3 and 2.7).
-fn is_martian(source: IpAddr, network: &Network) -> bool {
-    if source == network.host_address(Family::of(source)) {
+fn is_martian(source: IpAddr, options: &Options) -> bool {
+    if source == options.network.host_address(Family::of(source)) || options.is_for_several(source) {
         return true;
     }
     match source {
         IpAddr::V4(address) => {
-            let special = matches!(address.octets()[0], 0 | 127 | 224..);
-            let host = u32::MAX.checked_shr(network.prefix.0.into()).unwrap_or(0);
-            let here = (address.to_bits() ^ network.host.0.to_bits()) & !host == 0;
-            let is_broadcast = [0, host].contains(&(address.to_bits() & host));
-            special || (here && host > 1 && is_broadcast)
+            matches!(address.octets()[0], 0 | 127 | 240..)
         }
         // IPv4-compatible and IPv4-mapped addresses are invalid on the wire.
-        IpAddr::V6(address) => {
-            address.is_multicast() || address.to_bits() >> 32 == 0 || address.to_ipv4_mapped().is_some()
-        }
+        IpAddr::V6(address) => address.to_bits() >> 32 == 0 || address.to_ipv4_mapped().is_some(),
     }
 }
 

@@ -51,7 +51,9 @@ impl Scene<'_> {
             Item::Token => to.token = Some(*token),
             Item::ProcessId => to.process_id = Some(*id),
             Item::SystemFlags => to.system_flags = Some(0),
-            Item::Compartment => to.compartment_id = Some(options.compartment),
+            Item::Compartment => {
+                to.compartment_id = open_points.compartment_in_metadata.then_some(options.compartment);
+            }
             Item::Fragment => to.fragment = packet.and_then(|packet| fragments::data(&packet)),
             Item::PathMtu => to.path_mtu = Some(options.network.mtu.into()),
             // Only an initial authorization can be pended (FwpsPendOperation0).

@@ -11,6 +11,7 @@
 //! | `ip`, `fragments` | the IP layer: refused packets, reassembly |
 //! | `inbound`, `segment`, `datagram` | the inbound path, from the network to the application |
 //! | `outbound` | the outbound path, from an application to the network |
+//! | `groups` | broadcast and multicast addresses |
 //! | `forward` | packets for others |
 //! | `reentry` | packets that drivers inject |
 //! | `gate` | one layer: classify, log, discard layer |
@@ -31,6 +32,7 @@ mod filter;
 mod forward;
 mod fragments;
 mod gate;
+mod groups;
 mod inbound;
 mod ip;
 mod layers;
@@ -74,7 +76,9 @@ pub use smoltcp::iface::SocketHandle;
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use stack::Stack;
 
-pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};
+pub use open_points::{
+    DataStart, DiscardMetadata, GroupSegment, ListenerReason, OpenPoints, UdpDiscard, reason,
+};
 
 use connection::Connection;
 use sockets::{Listener, Pended, PendedListen};
@@ -108,7 +112,9 @@ pub struct Host {
 
 impl Host {
     /// A host without sockets.
-    pub fn new(filter: Arc<dyn Filter>, options: Options, open_points: OpenPoints) -> Self {
+    pub fn new(filter: Arc<dyn Filter>, mut options: Options, open_points: OpenPoints) -> Self {
+        options.broadcasts.extend(options.network.broadcasts());
+        let compartment = options.compartment;
         if let Some(demands) = filter.demands() {
             demands.attach();
         }
@@ -134,7 +140,8 @@ impl Host {
             fragments: Fragments::default(),
             outbound: VecDeque::new(),
             looped: VecDeque::new(),
-            last_handle: 0x1000,
+            // The handles of all network stacks of a machine differ.
+            last_handle: u64::from(compartment) << 32 | 0x1000,
             last_port: sockets::FIRST_EPHEMERAL_PORT,
         }
     }

@@ -21,6 +21,7 @@ pub mod reason {
     pub const IP_HOP_LIMIT_EXCEEDED: u32 = 128;
     pub const IP_IPSEC_FAILURE: u32 = 262;
     pub const IP_BAD_OPTION: u32 = 286;
+    pub const INET_DESTINATION_MULTICAST: u32 = 1;
     pub const INET_CHECKSUM_INVALID: u32 = 3;
     pub const INET_ENDPOINT_NOT_FOUND: u32 = 4;
     pub const INET_ACK_INVALID: u32 = 8;
@@ -71,6 +72,16 @@ pub enum UdpDiscard {
     Both,
 }
 
+/// What a segment for a broadcast or multicast address shows. The stack drops it without
+/// an answer (RFC 9293, 3.9.2.2), but no document says where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupSegment {
+    /// INBOUND_TRANSPORT_DISCARD, for this `INET_DISCARD_REASON`.
+    TransportDiscard(u32),
+    /// No layer behind INBOUND_IPPACKET.
+    Nothing,
+}
+
 /// The switches of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenPoints {
@@ -90,6 +101,12 @@ pub struct OpenPoints {
     pub ippacket_discard_start: DataStart,
     /// Where UDP without an endpoint is discarded.
     pub udp_discard: UdpDiscard,
+    /// What a segment for a broadcast or multicast address shows. *Transport layer discard
+    /// reasons* has a reason of its own for it.
+    pub group_segment: GroupSegment,
+    /// Whether the metadata have the compartment where *Metadata Fields at Each Filtering
+    /// Layer* lists it. Listed means possible. The layer's field has it in any case.
+    pub compartment_in_metadata: bool,
     /// Whether indications at the authorization layers already have a flow handle.
     pub flow_handle_at_authorization: bool,
     /// Whether IPv4's sockets are dual-stack sockets, whose calls and connections the
@@ -127,6 +144,8 @@ impl Default for OpenPoints {
             transport_discard_start: DataStart::Payload,
             ippacket_discard_start: DataStart::TransportHeader,
             udp_discard: UdpDiscard::Both,
+            group_segment: GroupSegment::TransportDiscard(reason::INET_DESTINATION_MULTICAST),
+            compartment_in_metadata: true,
             flow_handle_at_authorization: true,
             dual_stack: false,
             half_open_closure: true,

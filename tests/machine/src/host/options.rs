@@ -1,9 +1,11 @@
 //! The properties of the simulated machine.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::groups;
 use crate::wire::Network;
 
 /// The profiles of networks, by their numbers in the profile fields; 0 is none.
@@ -53,7 +55,8 @@ pub struct Options {
     pub interface: Interface,
     /// The process that owns every socket.
     pub process: Process,
-    /// Compartment id; 1 is the default one.
+    /// Compartment id; 1 is the machine's own. Each container has another one, with a
+    /// network stack of its own, which is another host with the same filter engine.
     pub compartment: u32,
     /// The profile of the host's network, one of [`PROFILES`], or 0.
     pub profile: u32,
@@ -69,6 +72,11 @@ pub struct Options {
     /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address. With it,
     /// a test can declare traffic as loopback (1) or secured by IPsec (2).
     pub extra_flags: Vec<(IpAddr, u32)>,
+    /// The multicast groups that it has joined.
+    pub groups: BTreeSet<IpAddr>,
+    /// Broadcast addresses whose form does not show that they are: those of subnets. A
+    /// host knows its own.
+    pub broadcasts: BTreeSet<IpAddr>,
     /// Whether it forwards packets for other addresses, back to its network.
     pub forwards: bool,
 }
@@ -93,6 +101,8 @@ impl Default for Options {
             seed: 1,
             keep_alive: None,
             extra_flags: Vec::new(),
+            groups: groups::USUAL.into(),
+            broadcasts: BTreeSet::new(),
             forwards: false,
         }
     }

@@ -159,10 +159,10 @@ impl<'a> Scene<'a> {
             Field::LocalAddress if local.is_unspecified() => Value::Empty,
             Field::LocalAddress => address(local),
             Field::RemoteAddress => remote.map_or(Value::Empty, address),
-            Field::LocalAddressType => Value::Uint8(address_type(local)),
+            Field::LocalAddressType => Value::Uint8(options.address_type(local)),
             Field::DestinationAddressType => {
                 let destination = if inbound { Some(local) } else { remote };
-                Value::Uint8(destination.map_or(0, address_type))
+                Value::Uint8(destination.map_or(0, |address| options.address_type(address)))
             }
             Field::LocalPort => Value::Uint16(self.ports().0),
             Field::RemotePort => Value::Uint16(self.ports().1),
@@ -297,15 +297,5 @@ fn address(address: IpAddr) -> Value {
     match address {
         IpAddr::V4(address) => Value::Uint32(address.to_bits()),
         IpAddr::V6(address) => Value::ByteArray16(address.octets()),
-    }
-}
-
-/// `NL_ADDRESS_TYPE`: unspecified 0, unicast 1, multicast 3, broadcast 4.
-fn address_type(address: IpAddr) -> u8 {
-    match address {
-        _ if address.is_unspecified() => 0,
-        _ if address.is_multicast() => 3,
-        IpAddr::V4(address) if address.is_broadcast() => 4,
-        _ => 1,
     }
 }

@@ -53,6 +53,17 @@ impl Network {
             super::Family::V6 => self.host.1.into(),
         }
     }
+
+    /// The broadcast addresses of the host's subnet: all host bits 1, or all 0 (RFC 1122,
+    /// 3.2.1.3 and 3.3.6). None if two addresses are all that it has (RFC 3021).
+    pub fn broadcasts(&self) -> impl Iterator<Item = IpAddr> {
+        let host = u32::MAX.checked_shr(self.prefix.0.into()).unwrap_or(0);
+        let subnet = self.host.0.to_bits() & !host;
+        [subnet | host, subnet]
+            .into_iter()
+            .filter(move |_| host > 1)
+            .map(|bits| Ipv4Addr::from_bits(bits).into())
+    }
 }
 
 type Job = Box<dyn FnOnce() + Send>;

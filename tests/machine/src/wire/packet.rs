@@ -120,6 +120,7 @@ pub struct Parsed<'a> {
 #[allow(missing_docs, reason = "the names say it")]
 pub mod protocol {
     pub const ICMP: u8 = 1;
+    pub const IGMP: u8 = 2;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;

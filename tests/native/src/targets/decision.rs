@@ -17,7 +17,7 @@ use crate::input::Input;
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut policy = Policy::DEFAULT;
-    let mut numbers = [2, 1, 1, 1, 1];
+    let mut numbers = [2, 1, 1, 1, 1, 1];
     for value in &VALUES {
         let ValueKind::Number { min, max, set, .. } = value.kind else { continue };
         let number = if input.rarely() { u32::from(input.u8()) } else { max };
@@ -25,14 +25,15 @@ pub fn run(bytes: &[u8]) {
             continue;
         }
         set(&mut policy, number);
-        let names = ["Mode", "SilenceTcp", "SilenceUdp", "ExemptLoopback", "ExemptIpsec"];
+        let names =
+            ["Mode", "SilenceTcp", "SilenceUdp", "ExemptLoopback", "ExemptIpsec", "ExemptCompartments"];
         if let Some(index) = names.iter().position(|name| *name == value.name) {
             numbers[index] = number;
         }
     }
     let packet = packet(&mut input);
     let verdict = decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None).verdict;
-    let [mode, silence_tcp, silence_udp, exempt_loopback, exempt_ipsec] = numbers;
+    let [mode, silence_tcp, silence_udp, exempt_loopback, exempt_ipsec, exempt_compartments] = numbers;
     let silence = match packet.protocol {
         Some(TCP) => silence_tcp == 1,
         Some(UDP) => silence_udp == 1,
@@ -42,6 +43,8 @@ pub fn run(bytes: &[u8]) {
         || !silence
         || (packet.loopback && exempt_loopback == 1)
         || (packet.ipsec_secured && exempt_ipsec == 1)
+        || (packet.compartment.is_some_and(|it| it != 1) && exempt_compartments == 1)
+        || packet.for_several
         || packet.flow
         || packet.discard.is_some_and(|discard| discard.module == Module::General)
         || packet.tcp_flags.is_some_and(|flags| flags.0 & 0x04 != 0);
@@ -65,6 +68,8 @@ fn packet(input: &mut Input<'_>) -> Packet {
         ipsec_secured: bit(2),
         flow: bit(3),
         endpoint: input.rarely(),
+        compartment: input.rarely().then(|| input.u8().into()),
+        for_several: input.rarely(),
         discard: bit(4).then(|| Discard {
             module: input.one_of(&[Module::Transport, Module::Network, Module::General, Module::Other]),
             reason: if bit(5) { input.u32() } else { input.u8().into() },

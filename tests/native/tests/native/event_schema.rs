@@ -87,6 +87,7 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
         techniques: Techniques::default(),
         ports: 16,
         window_ms: 10_000,
+        proven: true,
     };
     let fields = decoded(&scan);
     assert_eq!(fields[0].1, Value::Socket(SocketAddr::new(address.into(), 0)));

@@ -79,7 +79,25 @@ pub struct Spot {
     pub remote: IpAddr,
     pub interface: Option<u64>,
     pub profile: Option<u32>,
+    /// `IP_LOCAL_ADDRESS_TYPE`, where the layer has it.
+    pub address_type: Option<u8>,
+    pub compartment: Compartment,
 }
+
+/// The compartment, as the two places show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compartment {
+    pub in_metadata: Option<u32>,
+    pub in_field: Option<u32>,
+}
+
+impl Compartment {
+    /// The machine's own (`NET_IF_COMPARTMENT_ID_PRIMARY`, ifdef.h).
+    pub const OWN: Self = Self { in_metadata: Some(1), in_field: Some(1) };
+}
+
+/// `NlatUnicast` (nldef.h).
+pub const UNICAST: u8 = 1;
 
 /// Neither flag; each alone; both; every other flag.
 const FLAGS: [u32; 5] = [0, 1, 2, 3, !3];
@@ -250,7 +268,15 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
             [v6([0x2001, 0xdb8, 8, 0xffff, 0, 0, 0, 1]), v6([0xa001, 0xdb8, 9, 0, 0, 0, 0, 1])],
         ),
     };
-    let plain = Spot { port: 40, remote_port: 40_000, remote, interface: Some(ELSEWHERE), profile: Some(1) };
+    let plain = Spot {
+        port: 40,
+        remote_port: 40_000,
+        remote,
+        interface: Some(ELSEWHERE),
+        profile: Some(1),
+        address_type: Some(UNICAST),
+        compartment: Compartment::OWN,
+    };
     let exempt = Spot { port: if protocol == UDP { 53 } else { 113 }, ..plain };
     let mut spots = vec![plain];
     spots.extend([113, 53, 8000, 8100, 7999, 8101].map(|port| Spot { port, ..plain }));
@@ -261,6 +287,20 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
     // Another interface of an exempt type; the exempt profile, another one, and none.
     spots.push(Spot { interface: Some(131 << 48 | 7 << 24), ..plain });
     spots.extend([Some(2), Some(3), Some(0), None].map(|profile| Spot { profile, ..plain }));
+    // Anycast, multicast, broadcast, a number that the header does not have, and none.
+    let types = [Some(2), Some(3), Some(4), Some(9), None];
+    spots.extend(types.map(|address_type| Spot { address_type, ..plain }));
+    // Another compartment in both places, in one of them, and nowhere.
+    let compartments = [(Some(2), Some(2)), (None, Some(2)), (None, Some(1)), (Some(3), None), (None, None)];
+    spots.extend(compartments.map(|(in_metadata, in_field)| {
+        let compartment = Compartment { in_metadata, in_field };
+        Spot { compartment, ..plain }
+    }));
+    spots.push(Spot {
+        address_type: Some(3),
+        compartment: Compartment { in_metadata: Some(2), in_field: Some(2) },
+        ..exempt
+    });
     spots.push(Spot { remote: within, ..exempt });
     spots.push(Spot { remote: within, interface: Some(EXEMPT_LUID), ..plain });
     spots.push(Spot { interface: Some(EXEMPT_LUID), ..exempt });

@@ -32,7 +32,7 @@ pub fn of(case: &Case, engine: &Engine) -> Indication {
         transport_endpoint_handle: case.origin.endpoint.then_some(7),
         ip_header_size: (case.decision != Decision::IcmpError).then_some(header as u32),
         transport_header_size: reads_transport.then_some(upper as u32),
-        compartment_id: Some(1),
+        compartment_id: case.spot.compartment.in_metadata,
         ..Metadata::default()
     };
     let values = vec![Value::Empty; layer.fields];
@@ -50,6 +50,12 @@ fn set_fields(indication: &mut Indication, case: &Case) {
     indication.set("IP_REMOTE_ADDRESS", address(case.spot.remote));
     if let Some(luid) = case.spot.interface {
         indication.set("IP_LOCAL_INTERFACE", Value::Uint64(luid));
+    }
+    if let Some(compartment) = case.spot.compartment.in_field {
+        indication.set("COMPARTMENT_ID", Value::Uint32(compartment));
+    }
+    if let Some(address_type) = case.spot.address_type {
+        indication.set("IP_LOCAL_ADDRESS_TYPE", Value::Uint8(address_type));
     }
     for field in ["PROFILE_ID", "NEXTHOP_INTERFACE_PROFILE_ID"] {
         if let Some(profile) = case.spot.profile {

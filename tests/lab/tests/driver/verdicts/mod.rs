@@ -23,7 +23,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, NblLayout, Options, Trace};
 use machine::wfp::{ActionType, Engine};
 
-use cases::{Case, Origin, Spot, UDP};
+use cases::{Case, Compartment, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
 use oracle::{EXEMPT_PROFILE, LISTS, PolicyValues, is_permitted, verdict};
 
@@ -47,7 +47,15 @@ pub fn packet_between(
     };
     let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
     let origin = Origin { discard, flow: false, endpoint: false };
-    let spot = Spot { port, remote_port, remote, interface: Some(1), profile: Some(1) };
+    let spot = Spot {
+        port,
+        remote_port,
+        remote,
+        interface: Some(1),
+        profile: Some(1),
+        address_type: Some(cases::UNICAST),
+        compartment: Compartment::OWN,
+    };
     indication::of(&Case { decision, family, kind, origin, flags: 0, spot }, engine)
 }
 
@@ -56,7 +64,7 @@ const DECISIONS: [Decision; 4] =
 
 /// Verdicts of docs/EVENTS.md, and how often a packet of that verdict is shown.
 /// Verdicts that exclude each other may share a number.
-const VERDICTS: [(&str, u64); 17] = [
+const VERDICTS: [(&str, u64); 19] = [
     ("Silenced", 1),
     ("Audited", 1),
     ("Off", 1),
@@ -74,6 +82,8 @@ const VERDICTS: [(&str, u64); 17] = [
     ("IpsecSecured", 11),
     ("ExemptProfile", 12),
     ("Deferred", 13),
+    ("NotUnicast", 14),
+    ("ExemptCompartment", 15),
 ];
 
 /// A running driver, and the packets of both families at every deciding layer.
@@ -129,6 +139,7 @@ impl Bench {
                 ("SilenceEcho", policy.echo.into()),
                 ("ExemptLoopback", policy.exempt_loopback.into()),
                 ("ExemptIpsec", policy.exempt_ipsec.into()),
+                ("ExemptCompartments", policy.exempt_compartments.into()),
                 ("AnswerExempt", policy.answer.into()),
             ]
         };
@@ -179,6 +190,7 @@ impl Bench {
                     && flag("SilenceEcho", policy.echo)
                     && flag("ExemptLoopback", policy.exempt_loopback)
                     && flag("ExemptIpsec", policy.exempt_ipsec)
+                    && flag("ExemptCompartments", policy.exempt_compartments)
                     && flag("AnswerExempt", policy.answer)
                     && (event.number("ExemptProfiles") > 0) == policy.profiles
                     && flag("CheckOrder", self.is_watched)
@@ -295,10 +307,15 @@ fn hold_all(modes: &[u32]) {
     for &mode in modes {
         for lists in [false, true] {
             for policy in silences(PolicyValues { mode, lists, ..PolicyValues::USUAL }) {
-                for (exempt_loopback, exempt_ipsec) in
-                    [(true, true), (false, true), (true, false), (false, false)]
+                for (exempt_loopback, exempt_ipsec, exempt_compartments) in
+                    [(true, true, true), (false, true, false), (true, false, true), (false, false, false)]
                 {
-                    bench.set_policy(PolicyValues { exempt_loopback, exempt_ipsec, ..policy });
+                    bench.set_policy(PolicyValues {
+                        exempt_loopback,
+                        exempt_ipsec,
+                        exempt_compartments,
+                        ..policy
+                    });
                     bench.hold(Irql::DISPATCH);
                     bench.hold(Irql::PASSIVE);
                 }

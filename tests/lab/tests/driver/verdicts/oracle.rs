@@ -19,6 +19,7 @@ pub struct PolicyValues {
     pub echo: bool,
     pub exempt_loopback: bool,
     pub exempt_ipsec: bool,
+    pub exempt_compartments: bool,
     /// Whether the three lists hold [`LISTS`].
     pub lists: bool,
     /// Whether `ExemptProfiles` holds [`EXEMPT_PROFILE`].
@@ -37,6 +38,7 @@ impl PolicyValues {
         echo: true,
         exempt_loopback: true,
         exempt_ipsec: true,
+        exempt_compartments: true,
         lists: false,
         profiles: false,
         answer: false,
@@ -78,6 +80,11 @@ pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
         Ok(answer) => answer,
         Err(verdict) => return verdict,
     };
+    // docs/SECURITY.md, "Broadcast and multicast". NL_ADDRESS_TYPE (nldef.h).
+    let is_discard = matches!(case.decision, Decision::TransportDiscard | Decision::PacketDiscard);
+    if is_discard && matches!(case.spot.address_type, Some(3 | 4)) {
+        return "NotUnicast";
+    }
     if policy.mode == 0 {
         return "Off";
     }
@@ -96,6 +103,11 @@ pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
     }
     if policy.exempt_ipsec && case.flags & 2 != 0 {
         return "IpsecSecured";
+    }
+    // NET_IF_COMPARTMENT_ID_PRIMARY (ifdef.h).
+    let compartment = case.spot.compartment.in_metadata.or(case.spot.compartment.in_field);
+    if policy.exempt_compartments && compartment.is_some_and(|compartment| compartment != 1) {
+        return "ExemptCompartment";
     }
     if policy.lists
         && let Some(verdict) = exemption(case)

@@ -3,6 +3,7 @@
 mod datagrams;
 mod fake;
 mod fragments;
+mod groups;
 mod headers;
 mod hostile;
 mod loopback;

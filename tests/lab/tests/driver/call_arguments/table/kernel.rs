@@ -284,6 +284,7 @@ const VALUES: &[Expect] = &[
     Text("SilenceEcho"),
     Text("ExemptLoopback"),
     Text("ExemptIpsec"),
+    Text("ExemptCompartments"),
     Text("ExemptPorts"),
     Text("ExemptPrefixes"),
     Text("ExemptInterfaces"),
