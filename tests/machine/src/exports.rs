@@ -119,7 +119,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
-        IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem ExQueueWorkItem;
+        IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem IoSizeofWorkItem
+        IoInitializeWorkItem IoUninitializeWorkItem ExQueueWorkItem;
     "ntoskrnl.exe" => remove_lock:
         IoInitializeRemoveLockEx IoAcquireRemoveLockEx IoReleaseRemoveLockEx
         IoReleaseRemoveLockAndWaitEx;
@@ -140,7 +141,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => strings:
         RtlCopyUnicodeString RtlIntegerToUnicodeString
         RtlAppendUnicodeStringToString RtlAppendUnicodeToString
-        RtlCompareUnicodeString RtlEqualUnicodeString RtlCompareMemory ExUuidCreate;
+        RtlCompareUnicodeString RtlEqualUnicodeString RtlUnicodeToMultiByteN
+        RtlCompareMemory ExUuidCreate;
+    "ntoskrnl.exe" => addresses: RtlIpv4StringToAddressW RtlIpv6StringToAddressW;
     "ntoskrnl.exe" => debug:
         DbgPrint DbgPrintEx MmGetSystemRoutineAddress RtlUnicodeStringToInteger;
     "ntoskrnl.exe" => zw:
@@ -199,7 +202,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
         WdfWorkItemGetParentObject;
     "ntoskrnl.exe" => ps: PsCreateSystemThread PsTerminateSystemThread;
     "ntoskrnl.exe" => rtl:
-        RtlInitUnicodeString RtlGetVersion RtlDeleteRegistryValue memcpy memmove memset memcmp;
+        RtlInitUnicodeString RtlGetVersion RtlDeleteRegistryValue memcpy memmove memset memcmp
+        _strnicmp;
     "ntoskrnl.exe" => mm:
         MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
         MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages
@@ -429,6 +433,14 @@ mod tests {
             assert_eq!(facts[name]["module"], *module, "{name}");
         }
         assert_eq!(NAMES.iter().collect::<BTreeSet<_>>().len(), NAMES.len());
+    }
+
+    /// Every export can be bound to an import.
+    #[test]
+    fn no_function_has_more_arguments_than_an_import_passes() {
+        for (name, fact) in NAMES.iter().zip(&*FACTS) {
+            assert!(fact.arguments <= crate::image::MAX_ARGUMENTS, "{name}: {}", fact.arguments);
+        }
     }
 
     #[test]

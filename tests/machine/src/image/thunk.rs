@@ -19,8 +19,8 @@ use super::seh::Registers;
 use super::stack::{BLOCK, Control};
 
 /// Most arguments of a function that [`super::call`] calls or [`bind`] binds,
-/// including those in registers.
-pub const MAX_ARGUMENTS: usize = 12;
+/// including those in registers. FwpsConstructIpHeaderForTransportPacket0 has 13.
+pub const MAX_ARGUMENTS: usize = 16;
 
 /// What an import is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

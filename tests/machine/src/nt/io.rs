@@ -196,29 +196,49 @@ fn open_driver_key(
     Ok(Status::SUCCESS)
 }
 
+/// Size of an `IO_WORKITEM`, which is opaque.
+const WORK_ITEM_SIZE: usize = 0x58;
+
 /// `IoAllocateWorkItem`. NULL while the lab makes allocations fail.
 pub extern "win64" fn IoAllocateWorkItem(DeviceObject: Address) -> Address {
     let kernel = enter!(IoAllocateWorkItem);
-    kernel.settle(allocate_work_item(&kernel, DeviceObject), 0)
+    if kernel.pool().take_shortage() {
+        return 0;
+    }
+    let item = kernel.objects().opaque();
+    kernel.settle(add_work_item(&kernel, DeviceObject, item, false).map(|()| item), 0)
 }
 
-fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Trouble> {
-    if kernel.pool().take_shortage() {
-        return Ok(0);
-    }
+/// `IoSizeofWorkItem`.
+pub extern "win64" fn IoSizeofWorkItem() -> u32 {
+    enter!(IoSizeofWorkItem);
+    WORK_ITEM_SIZE as u32
+}
+
+/// `IoInitializeWorkItem`, in resident memory of the driver's.
+pub extern "win64" fn IoInitializeWorkItem(IoObject: Address, IoWorkItem: Address) {
+    let kernel = enter!(IoInitializeWorkItem);
+    let initialize = || {
+        foreign::write_bytes(IoWorkItem, &[0; WORK_ITEM_SIZE])?;
+        resident_item(&kernel, IoWorkItem)?;
+        add_work_item(&kernel, IoObject, IoWorkItem, true)
+    };
+    kernel.settle(initialize(), ());
+}
+
+fn add_work_item(kernel: &Kernel, object: Address, item: Address, in_place: bool) -> Result<(), Trouble> {
     let driver = kernel.caller();
     // A driver object is allowed, for IoQueueWorkItemEx.
-    let of_driver = kernel.driver_name(device).is_some();
+    let of_driver = kernel.driver_name(object).is_some();
     let mut objects = kernel.objects();
-    let item = objects.opaque();
-    if !of_driver && !objects.devices.contains_key(&device) {
-        let text = format!("{device:#x} is no device or driver object");
-        return Err(Violation::new(&rules::WORK_ITEM_OBJECT, [item as u64, device as u64, 0], text).into());
+    if !of_driver && !objects.devices.contains_key(&object) {
+        let text = format!("{object:#x} is no device or driver object");
+        return Err(Violation::new(&rules::WORK_ITEM_OBJECT, [item as u64, object as u64, 0], text).into());
     }
-    let device = if of_driver { 0 } else { device };
-    let entry = WorkItem { driver, device, queued: false, routine: 0 };
+    let device = if of_driver { 0 } else { object };
+    let entry = WorkItem { driver, device, in_place, queued: false, routine: 0 };
     objects.work_items.insert(item, entry);
-    Ok(item)
+    Ok(())
 }
 
 /// "Drivers must specify DelayedWorkQueue" (`IoQueueWorkItem`).
@@ -347,11 +367,18 @@ fn queue(
 /// `IoFreeWorkItem`. A work item's routine may free it.
 pub extern "win64" fn IoFreeWorkItem(IoWorkItem: Address) {
     let kernel = enter!(IoFreeWorkItem);
-    kernel.settle(free_work_item(&kernel, IoWorkItem), ());
+    kernel.settle(remove_work_item(&kernel, IoWorkItem, false), ());
 }
 
-fn free_work_item(kernel: &Kernel, item: Address) -> Result<(), Trouble> {
-    match kernel.objects().work_items.remove(&item) {
+/// `IoUninitializeWorkItem`, of a work item that [`IoInitializeWorkItem`] initialized.
+pub extern "win64" fn IoUninitializeWorkItem(IoWorkItem: Address) {
+    let kernel = enter!(IoUninitializeWorkItem);
+    kernel.settle(remove_work_item(&kernel, IoWorkItem, true), ());
+}
+
+fn remove_work_item(kernel: &Kernel, item: Address, in_place: bool) -> Result<(), Trouble> {
+    let mut objects = kernel.objects();
+    match objects.work_items.remove(&item).filter(|entry| entry.in_place == in_place) {
         None => Err(no_such_object("IO_WORKITEM", item)),
         Some(WorkItem { queued: true, routine, .. }) => {
             let text = format!("work item {item:#x}");

@@ -15,6 +15,7 @@
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
+pub mod addresses;
 pub mod affinity;
 pub mod avl;
 mod breach;

@@ -124,6 +124,8 @@ pub struct WorkItem {
     pub driver: DriverId,
     /// The device object for which it was allocated, or 0 if it is the driver object.
     pub device: Address,
+    /// Whether the driver has initialized it in memory of its own.
+    pub in_place: bool,
     /// Whether it is queued and no worker has taken it.
     pub queued: bool,
     /// The routine with which it was last queued.

@@ -126,13 +126,22 @@ pub extern "win64" fn memset(_Dst: Address, _Val: i32, _Size: usize) -> Address 
 /// `memcmp`.
 pub extern "win64" fn memcmp(_Buf1: Address, _Buf2: Address, _Size: usize) -> i32 {
     enter!(memcmp);
-    let byte = |address: Address, index| {
-        let at = (address as *const u8).wrapping_add(index);
-        // SAFETY: as in `memcpy`.
-        i32::from(unsafe { at.read_volatile() })
-    };
-    (0.._Size)
-        .map(|index| byte(_Buf1, index) - byte(_Buf2, index))
-        .find(|difference| *difference != 0)
-        .unwrap_or(0)
+    let mut differences = (0.._Size).map(|at| i32::from(byte(_Buf1, at)) - i32::from(byte(_Buf2, at)));
+    differences.find(|difference| *difference != 0).unwrap_or(0)
+}
+
+/// `_strnicmp`, of ASCII letters. Ends with the first NUL.
+pub extern "win64" fn _strnicmp(_Str1: Address, _Str2: Address, _MaxCount: usize) -> i32 {
+    enter!(_strnicmp);
+    let lower = |address, at| byte(address, at).to_ascii_lowercase();
+    let mut pairs = (0.._MaxCount).map(|at| (lower(_Str1, at), lower(_Str2, at)));
+    let end = pairs.find(|(one, other)| one != other || *one == 0);
+    end.map_or(0, |(one, other)| i32::from(one) - i32::from(other))
+}
+
+/// A byte of the driver's memory.
+fn byte(address: Address, index: usize) -> u8 {
+    let at = (address as *const u8).wrapping_add(index);
+    // SAFETY: as in `memcpy`.
+    unsafe { at.read_volatile() }
 }

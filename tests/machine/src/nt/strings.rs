@@ -120,6 +120,43 @@ fn compare(one: Address, other: Address, ignore_case: bool) -> Result<i32, Troub
     Ok(read(one)?.cmp(&read(other)?) as i32)
 }
 
+/// `RtlUnicodeToMultiByteN`, to code page 1252. A text that does not fit is cut, which is
+/// no error. A character that the code page lacks becomes `?`.
+pub extern "win64" fn RtlUnicodeToMultiByteN(
+    MultiByteString: Address,
+    MaxBytesInMultiByteString: u32,
+    BytesInMultiByteString: Address,
+    UnicodeString: Address,
+    BytesInUnicodeString: u32,
+) -> NTSTATUS {
+    let kernel = enter!(RtlUnicodeToMultiByteN);
+    let convert = || {
+        let units = foreign::read_bytes(UnicodeString, (BytesInUnicodeString & !1) as usize)?;
+        let units = units.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        let bytes = units.take(MaxBytesInMultiByteString as usize).map(windows_1252);
+        let bytes: Vec<u8> = bytes.collect();
+        foreign::write_bytes(MultiByteString, &bytes)?;
+        if BytesInMultiByteString != 0 {
+            foreign::write(BytesInMultiByteString, &(bytes.len() as u32))?;
+        }
+        Ok::<_, BadPointer>(Status::SUCCESS)
+    };
+    kernel.settle(convert(), Status::UNSUCCESSFUL).0
+}
+
+/// A unit of UTF-16 in code page 1252, the ANSI code page of Western Windows.
+fn windows_1252(unit: u16) -> u8 {
+    /// The characters of 0x80 to 0x9F; a blank where the code page has none.
+    const HIGH: &str = "€ ‚ƒ„…†‡ˆ‰Š‹Œ Ž  ‘’“”•–—˜™š›œ žŸ";
+    match u8::try_from(unit) {
+        Ok(byte) if !(0x80..0xA0).contains(&byte) => byte,
+        _ => match HIGH.chars().position(|char| char != ' ' && char as u32 == u32::from(unit)) {
+            Some(at) => 0x80 + at as u8,
+            None => b'?',
+        },
+    }
+}
+
 /// `RtlCompareMemory`. The number of bytes that are equal before the first that
 /// differs.
 pub extern "win64" fn RtlCompareMemory(Source1: Address, Source2: Address, Length: usize) -> usize {
@@ -145,4 +182,15 @@ pub extern "win64" fn ExUuidCreate(Uuid: Address) -> NTSTATUS {
     let uuid =
         GUID { Data1: number, Data2: 0x11F0, Data3: 0x1000, Data4: [0x80, 0, 0x02, 0x57, 0x46, 0x50, 0, 1] };
     kernel.settle(foreign::write(Uuid, &uuid).map(|()| Status::SUCCESS), Status::UNSUCCESSFUL).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windows_1252;
+
+    #[test]
+    fn characters_of_the_code_page() {
+        let bytes: Vec<u8> = "aé€žŸΩ".encode_utf16().map(windows_1252).collect();
+        assert_eq!(bytes, [b'a', 0xE9, 0x80, 0x9E, 0x9F, b'?']);
+    }
 }

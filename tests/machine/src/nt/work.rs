@@ -39,7 +39,7 @@ pub(super) const MOST_WORKERS: usize = 4;
 /// A job for a worker thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// A work item that `IoAllocateWorkItem` allocated.
+    /// A work item of `IoAllocateWorkItem` or `IoInitializeWorkItem`.
     IoWorkItem {
         /// The work item.
         item: Address,
@@ -153,10 +153,12 @@ impl WorkQueue {
         self.queue.state().all().filter(|(job, of)| *of == driver && job.is_bare()).count()
     }
 
-    /// A `WORK_QUEUE_ITEM` in a range of memory that no worker has taken yet.
+    /// A work item in a range of memory that no worker has taken yet.
     pub(super) fn queued_item_in(&self, memory: &Range<Address>) -> Option<Address> {
         self.queue.state().jobs.iter().find_map(|(job, _)| match job {
-            Job::WorkQueueItem { item, .. } if memory.contains(item) => Some(*item),
+            Job::WorkQueueItem { item, .. } | Job::IoWorkItem { item, .. } if memory.contains(item) => {
+                Some(*item)
+            }
             _ => None,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::super::ex::ExAllocatePool2;
+use super::super::ex::{ExAllocatePool2, ExFreePool};
 use super::super::io::*;
 use super::super::ke::KfRaiseIrql;
 use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, UNICODE_STRING};
@@ -214,25 +214,96 @@ extern "win64" fn slow(_: Address, _: Address) {
     std::thread::sleep(std::time::Duration::from_millis(300));
 }
 
-/// Queues an item after slow ones for all workers, and then does `misuse` with it.
-fn queued(driver: Address, misuse: fn(Address)) -> i32 {
+/// Creates a device, and queues slow work items of it for all workers.
+fn occupied(driver: Address) -> Address {
     set_unload(driver, nothing);
     let device = create_device(driver);
     for _ in 0..crate::nt::work::MOST_WORKERS {
-        IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Address, 1, 0);
+        queue_slow(IoAllocateWorkItem(device));
     }
-    let item = IoAllocateWorkItem(device);
+    device
+}
+
+fn queue_slow(item: Address) {
     IoQueueWorkItem(item, slow as *const () as Address, 1, 0);
+}
+
+/// Queues an item that waits for a worker, and then does `misuse` with it.
+fn queued(driver: Address, misuse: fn(Address)) -> i32 {
+    let item = IoAllocateWorkItem(occupied(driver));
+    queue_slow(item);
     misuse(item);
     0
 }
 
 extern "win64" fn queues_twice(driver: Address, _: Address) -> i32 {
-    queued(driver, |item| IoQueueWorkItem(item, slow as *const () as Address, 1, 0))
+    queued(driver, queue_slow)
 }
 
 extern "win64" fn frees_queued(driver: Address, _: Address) -> i32 {
     queued(driver, |item| IoFreeWorkItem(item))
+}
+
+/// A work item in pool.
+fn work_item_in_pool(device: Address) -> Address {
+    let item = ExAllocatePool2(0x40, IoSizeofWorkItem() as usize, u32::from_le_bytes(*b"item"));
+    IoInitializeWorkItem(device, item);
+    item
+}
+
+/// As [`queued`], with a work item in pool.
+fn in_place(driver: Address, misuse: fn(Address)) -> i32 {
+    let item = work_item_in_pool(occupied(driver));
+    queue_slow(item);
+    misuse(item);
+    0
+}
+
+extern "win64" fn uninitializes_queued(driver: Address, _: Address) -> i32 {
+    in_place(driver, |item| IoUninitializeWorkItem(item))
+}
+
+extern "win64" fn frees_pool_of_queued(driver: Address, _: Address) -> i32 {
+    in_place(driver, |item| ExFreePool(item))
+}
+
+extern "win64" fn frees_in_place(driver: Address, _: Address) -> i32 {
+    in_place(driver, |item| IoFreeWorkItem(item))
+}
+
+extern "win64" fn uninitializes_allocated(driver: Address, _: Address) -> i32 {
+    IoUninitializeWorkItem(IoAllocateWorkItem(create_device(driver)));
+    0
+}
+
+/// A driver that waits for its work item and uninitializes it leaves nothing.
+extern "win64" fn tidy_in_place(driver: Address, _: Address) -> i32 {
+    extern "win64" fn unload(driver: Address) {
+        while WORKED_IN_PLACE.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        IoUninitializeWorkItem(IN_PLACE.load(Ordering::SeqCst));
+        ExFreePool(IN_PLACE.load(Ordering::SeqCst));
+        IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
+    }
+    extern "win64" fn work(_: Address, _: Address, item: Address) {
+        WORKED_IN_PLACE.store(item, Ordering::SeqCst);
+    }
+    set_unload(driver, unload);
+    let item = work_item_in_pool(create_device(driver));
+    IN_PLACE.store(item, Ordering::SeqCst);
+    IoQueueWorkItemEx(item, work as *const () as Address, 1, 0);
+    0
+}
+
+static IN_PLACE: AtomicUsize = AtomicUsize::new(0);
+static WORKED_IN_PLACE: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_work_item_in_memory_of_the_drivers() {
+    let (kernel, report) = cycle(tidy_in_place);
+    assert!(super::clean(&kernel, report).is_empty());
+    assert_eq!(WORKED_IN_PLACE.load(Ordering::SeqCst), IN_PLACE.load(Ordering::SeqCst));
 }
 
 extern "win64" fn raises(_: Address, _: Address) {
@@ -262,6 +333,10 @@ fn misused_objects() {
     };
     misused(&rules::WORK_ITEM_QUEUED_TWICE, queues_twice);
     misused(&rules::WORK_ITEM_FREED_ACTIVE, frees_queued);
+    misused(&rules::WORK_ITEM_FREED_ACTIVE, uninitializes_queued);
+    misused(&rules::POOL_WORK_ITEM_FREED, frees_pool_of_queued);
+    misused(&rules::BAD_OBJECT, frees_in_place);
+    misused(&rules::BAD_OBJECT, uninitializes_allocated);
     misused(&rules::DEVICE_DELETED_TWICE, deletes_twice);
     let kernel = machine();
     // The worker may run before DriverEntry has returned.

@@ -18,6 +18,7 @@ mod pool;
 mod registry;
 mod sync;
 mod tables;
+mod text;
 mod threads;
 
 use std::ffi::c_void;
