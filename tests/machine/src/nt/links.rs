@@ -11,10 +11,14 @@ use crate::status::Status;
 /// The folders of the object manager that hold the links of all users.
 const LINK_FOLDERS: [&str; 3] = [r"\??\", r"\dosdevices\", r"\global??\"];
 
+/// In a link folder, leads to the folder of the links of all users.
+const GLOBAL: &str = r"global\";
+
 /// The name of a link without its folder, in lower case.
 fn link_name(path: &str) -> Option<String> {
     let path = path.to_ascii_lowercase();
-    LINK_FOLDERS.iter().find_map(|folder| path.strip_prefix(folder)).map(str::to_owned)
+    let name = LINK_FOLDERS.iter().find_map(|folder| path.strip_prefix(folder))?;
+    Some(name.strip_prefix(GLOBAL).unwrap_or(name).to_owned())
 }
 
 fn string(address: Address) -> Result<String, Trouble> {
@@ -85,4 +89,25 @@ impl Kernel {
 fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let head = text.get(..prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link_name;
+
+    /// `\DosDevices\Global\Name` is the form for all users ("Local and Global MS-DOS Device
+    /// Names").
+    #[test]
+    fn every_folder_leads_to_the_links_of_all_users() {
+        for path in [
+            r"\??\Sample",
+            r"\DosDevices\Sample",
+            r"\GLOBAL??\Sample",
+            r"\DosDevices\Global\Sample",
+            r"\??\GLOBAL\Sample",
+        ] {
+            assert_eq!(link_name(path).as_deref(), Some("sample"), "{path}");
+        }
+        assert_eq!(link_name(r"\Device\Sample"), None);
+    }
 }
