@@ -41,6 +41,7 @@ pub(super) struct Connection {
     /// ENDPOINT_CLOSURE was indicated, and the flow has ended.
     pub closed: bool,
     pub first_ack_sent: bool,
+    /// The end of the application's output was shown to the callouts, or injected.
     pub close_sent: bool,
     pub aborted: bool,
     /// The record of the data or FIN that is being sent.

@@ -48,7 +48,7 @@ impl Host {
         }
         let taken = socket.send_slice(&connection.injected).unwrap_or(0);
         connection.injected.drain(..taken);
-        let ends = connection.disconnect && connection.injected.is_empty() && !connection.close_sent;
+        let ends = connection.injected.is_empty() && std::mem::take(&mut connection.disconnect);
         if ends {
             connection.close_sent = true;
             socket.close();
@@ -79,9 +79,6 @@ impl Host {
         if !chunk.is_empty() && !is_whole {
             return false;
         }
-        if !self.still_authorized(pair, None) {
-            return true;
-        }
         let Some(connection) = self.connections.get_mut(&pair) else {
             return true;
         };
@@ -109,7 +106,10 @@ impl Host {
         let socket = self.stack.socket(connection.handle);
         if chunk.is_empty() {
             connection.close_sent = true;
-            socket.close();
+            // A callout that blocks the end of the stream injects it later.
+            if passed {
+                socket.close();
+            }
         } else {
             // The buffer is empty and larger than a chunk. Bytes that it does not
             // accept stay pending.
@@ -119,14 +119,15 @@ impl Host {
         true
     }
 
-    /// Reauthorizes the connection if the policy has changed since its
-    /// authorization. If it is not permitted, it is dropped.
+    /// Reauthorizes the connection for a segment that it sends, if the policy has changed
+    /// since its authorization: it is the first packet after the change that has a flow
+    /// authorized again (*ALE Reauthorization*). If it is not permitted, it is dropped.
     #[must_use]
-    fn still_authorized(&mut self, pair: Pair, packet: Option<Parsed<'_>>) -> bool {
+    fn still_authorized(&mut self, pair: Pair, packet: Parsed<'_>) -> bool {
         let Some(connection) = self.connections.get(&pair) else {
             return false;
         };
-        let scene = connection.scene(packet.map(|parsed| (Direction::Outbound, parsed)));
+        let scene = connection.scene(Some((Direction::Outbound, packet)));
         let generation = self.gate.generation(connection.authorizing(), &scene);
         let reasons = connection.authorization.reasons(generation, None);
         if connection.closed || reasons == 0 {
@@ -151,7 +152,7 @@ impl Host {
             return self.send_built(packet.clone(), Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
         }
         let pair = (parsed.source, parsed.destination);
-        if self.connections.contains_key(&pair) && !self.still_authorized(pair, Some(parsed)) {
+        if self.connections.contains_key(&pair) && !self.still_authorized(pair, parsed) {
             return;
         }
         let mut scene = Scene::packet(Direction::Outbound, parsed);

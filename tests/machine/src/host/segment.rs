@@ -309,11 +309,12 @@ struct Received {
 }
 
 /// Indicates received data at STREAM, and passes them to the application. Callouts may
-/// decide about the first bytes only; then the others are indicated again. Returns
-/// `false` if data wait for a callout.
+/// decide about the first bytes only; then the others are indicated again. A callout that
+/// blocks data, or the end of the stream, injects them later. Returns `false` if data wait
+/// for a callout.
 fn indicate(gate: &mut Gate, connection: &mut Connection, scene: &Scene<'_>, received: Received) -> bool {
     let Received { record, mut bytes, flags, closed_now } = received;
-    loop {
+    let ends = loop {
         let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..*scene };
         let passed = gate.pass(record, Layer::Stream, &scene);
         let ask = take_ask(gate, connection.flow);
@@ -334,11 +335,11 @@ fn indicate(gate: &mut Gate, connection: &mut Connection, scene: &Scene<'_>, rec
         }
         bytes.drain(..decided);
         if bytes.is_empty() {
-            break;
+            break passed && closed_now;
         }
-    }
-    if closed_now {
-        connection.peer_closed = true;
+    };
+    connection.peer_closed |= closed_now;
+    if ends {
         connection.session.peer_closed();
     }
     true

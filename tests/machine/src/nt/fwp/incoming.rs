@@ -244,19 +244,19 @@ impl Scratch {
     }
 
     fn stream(&mut self, laid: &Laid, length: usize, flags: u32) -> Address {
-        // A FIN indicates no bytes, so there is no list.
-        let list = if length > 0 { laid.list } else { 0 };
+        // The end of a stream is an empty list: Microsoft's sample stmedit clones it and
+        // injects the clone, and `netBufferList` of FwpsStreamInjectAsync0 is not optional.
         let offset = FWPS_STREAM_DATA_OFFSET0 {
-            netBufferList: list,
-            netBuffer: if length > 0 { laid.buffer } else { 0 },
-            mdl: if length > 0 { laid.start.0 } else { 0 },
+            netBufferList: laid.list,
+            netBuffer: laid.buffer,
+            mdl: laid.start.0,
             ..FWPS_STREAM_DATA_OFFSET0::zeroed()
         };
         let data = self.point_to(&FWPS_STREAM_DATA0 {
             flags,
             dataOffset: offset,
             dataLength: length as u64,
-            netBufferListChain: list,
+            netBufferListChain: laid.list,
         });
         self.point_to(&FWPS_STREAM_CALLOUT_IO_PACKET0 {
             streamData: data,

@@ -458,6 +458,44 @@ fn stream_data_are_copied_cloned_and_injected() {
     assert!(talk.kernel.packets_left(|_| true).is_empty(), "{:?}", talk.kernel.packets_left(|_| true));
 }
 
+/// Blocks data and the ends of both directions, and injects clones of them.
+extern "win64" fn pass_on(_: u64, meta: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    let (at, stream) = stream(data);
+    let flow = metadata(meta).flowHandle;
+    let clone = out_handle(|out| FwpsCloneStreamData0(at, 0, 0, 0, out)) as Address;
+    assert_ne!(clone, 0, "an end is an empty list");
+    let (flags, length) = (stream.flags, stream.dataLength as usize);
+    let function = free_clone as *const () as Address;
+    let status =
+        FwpsStreamInjectAsync0(INJECTION.get(), 0, 0, flow, 1, 20, flags, clone, length, function, 0);
+    assert_eq!(status, 0);
+    set_action(out, 0x1001);
+}
+
+#[test]
+fn a_blocked_end_of_a_stream_waits_until_it_is_injected() {
+    let mut talk = Talk::new(pass_on);
+    assert_eq!(talk.peer.socket(talk.socket).send_slice(b"hello"), Ok(5));
+    talk.peer.socket(talk.socket).close();
+    talk.run();
+    assert_eq!(talk.heard(), b"hello", "the data come before the end");
+    assert!(!talk.peer.socket(talk.socket).may_recv(), "the end comes, too");
+    assert!(talk.kernel.packets_left(|_| true).is_empty(), "{:?}", talk.kernel.packets_left(|_| true));
+}
+
+/// Blocks everything, and injects nothing.
+extern "win64" fn swallow(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64, out: u64) {
+    set_action(out, 0x1001);
+}
+
+#[test]
+fn a_blocked_end_that_nobody_injects_never_comes() {
+    let mut talk = Talk::new(swallow);
+    talk.peer.socket(talk.socket).close();
+    talk.run();
+    assert!(talk.peer.socket(talk.socket).may_recv(), "the host has not closed its side");
+}
+
 /// Defers the first data, and drops the connection at "bye".
 extern "win64" fn defer(_: u64, meta: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
     set_action(out, 0x1002);
