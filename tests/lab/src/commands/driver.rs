@@ -136,17 +136,26 @@ impl Arguments {
         self.service() == SERVICE
     }
 
-    /// What the driver promises when calls fail.
+    /// What the driver promises when calls fail. `set`: values of another driver than
+    /// hushport.
     ///
     /// # Errors
-    /// If the file of `--registry` cannot be read.
-    pub fn expectations(&self) -> Result<Box<dyn Expectations>> {
+    /// If the file of `--registry` cannot be read, or hushport is given values.
+    pub fn expectations(&self, set: &[Assignment]) -> Result<Box<dyn Expectations>> {
         Ok(match self.is_hushport() {
             true => {
                 self.refuse_registry()?;
+                ensure!(
+                    set.is_empty(),
+                    "--set: not for hushport's own checks, which choose the values themselves"
+                );
                 Box::new(Hushport)
             }
-            false => Box::new(Other { service: self.service().into_owned(), registry: self.registry()? }),
+            false => Box::new(Other {
+                service: self.service().into_owned(),
+                registry: self.registry()?,
+                values: self.values(set)?,
+            }),
         })
     }
 
@@ -202,6 +211,7 @@ impl Arguments {
 struct Other {
     service: String,
     registry: Changes,
+    values: Vec<(String, RegistryValue)>,
 }
 
 impl Expectations for Other {
@@ -211,6 +221,9 @@ impl Expectations for Other {
 
     fn prepare(&self, machine: &Machine) -> Vec<Trace> {
         self.registry.apply(machine.kernel());
+        for (name, value) in &self.values {
+            machine.set_value(name, value.clone());
+        }
         Vec::new()
     }
 }
@@ -241,7 +254,7 @@ mod tests {
         ] {
             let driver = driver(words);
             assert_eq!(driver.service(), service, "{words:?}");
-            assert_eq!(driver.expectations().unwrap().service(), service, "{words:?}");
+            assert_eq!(driver.expectations(&[]).unwrap().service(), service, "{words:?}");
             assert_eq!(driver.again().split_whitespace().collect::<Vec<_>>(), words);
         }
         assert!(Command::try_parse_from(["command", "--service", "other"]).is_err());
@@ -254,5 +267,6 @@ mod tests {
         assert_eq!(values[0], ("Depth".to_owned(), RegistryValue::dword(3)));
         assert_eq!(values[1], ("Hosts".to_owned(), RegistryValue::multi_sz(["a", "b"])));
         assert!(driver(&[]).values(&set).is_err());
+        assert!(driver(&[]).expectations(&set).is_err());
     }
 }

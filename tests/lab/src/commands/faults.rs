@@ -13,6 +13,7 @@ use machine::status::Status;
 use machine::sweep::{Bfe, Case, Extent, Sweep, Variant};
 
 use super::driver;
+use crate::policy::Assignment;
 use crate::sandbox::Job;
 
 /// Which calls fail, and how.
@@ -30,6 +31,10 @@ pub struct Arguments {
     variant: Variant,
     #[command(flatten)]
     driver: driver::Arguments,
+    /// A value in the `Parameters` key of a driver that is not hushport, as for
+    /// `cargo lab run`
+    #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
+    set: Vec<Assignment>,
     /// Make a single run, in which the call with this number fails
     #[arg(long, value_name = "N", requires = "status")]
     only: Option<NonZeroUsize>,
@@ -93,31 +98,34 @@ fn processors() -> Option<NonZeroUsize> {
 }
 
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
-    sweep(file, &arguments.driver, arguments.variant, arguments.seed, arguments.jobs)
+    let Arguments { driver, set, variant, seed, jobs, .. } = arguments;
+    sweep(file, driver, set, *variant, *seed, *jobs)
 }
 
 /// Makes every run, prints what is wrong, and the counts. Returns whether the driver
-/// kept its promises.
+/// kept its promises. `set`: its values in the registry.
 ///
 /// # Errors
 /// If a file that belongs to the driver cannot be read.
 pub fn sweep(
     file: &Arc<PeFile>,
     driver: &driver::Arguments,
+    set: &[Assignment],
     variant: Variant,
     seed: u64,
     jobs: Option<NonZeroUsize>,
 ) -> Result<bool> {
     let jobs = jobs.or_else(processors);
     let begin = Instant::now();
-    let (expected, jobs) = (driver.expectations()?, jobs.map_or(1, NonZeroUsize::get));
+    let (expected, jobs) = (driver.expectations(set)?, jobs.map_or(1, NonZeroUsize::get));
     let sweep = Sweep::of(&*expected, file, variant, Extent::All, seed, jobs);
     for problem in &sweep.undisturbed {
         println!("WRONG without any failure: {problem}");
     }
     for failed in &sweep.failed {
         print!("WRONG: {failed}");
-        println!("    to reproduce: cargo lab faults {}{}", failed.case, driver.again());
+        let values: String = set.iter().map(|value| format!(" --set {value}")).collect();
+        println!("    to reproduce: cargo lab faults {}{}{values}", failed.case, driver.again());
     }
     println!("{sweep}, in {:.1} s", begin.elapsed().as_secs_f64());
     println!("* the call did its work and returned the failure status");
@@ -128,7 +136,7 @@ fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) ->
     let effect = if arguments.done { Effect::Done } else { Effect::Refused };
     let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
     let case = Case { variant: arguments.variant, bfe: arguments.bfe, plan };
-    let life = Sweep::only(&*arguments.driver.expectations()?, file, case);
+    let life = Sweep::only(&*arguments.driver.expectations(&arguments.set)?, file, case);
     if life.injected.is_empty() {
         bail!("the driver makes fewer than {nth} calls that can fail");
     }

@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         Some(SEEDED) => Ok(seeded::play(&plan, sys, arguments.seed.unwrap_or_default())? == Verdict::Well),
         Some(FAULTS) => {
             let file = PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?;
-            faults::sweep(&Arc::new(file), &driver, Variant::Plain, 1, None)
+            faults::sweep(&Arc::new(file), &driver, &arguments.set, Variant::Plain, 1, None)
         }
         Some(other) => anyhow::bail!("there is no part {other}"),
     }
