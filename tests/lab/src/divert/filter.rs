@@ -51,6 +51,7 @@ mod field {
     pub const UDP_DESTINATION: u16 = 54;
     pub const LOCAL_PORT: u16 = 63;
     pub const REMOTE_PORT: u16 = 64;
+    pub const EVENT: u16 = 70;
 }
 
 /// `WINDIVERT_FILTER_RESULT_*`.
@@ -61,6 +62,73 @@ const SIZE: usize = 24;
 
 /// A test for equality.
 type Test = (u16, u32);
+
+/// A filter as the driver takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// `WINDIVERT_FILTER_FLAG_*`: what the driver must have callouts for.
+    pub flags: u64,
+    /// The tests, each a `WINDIVERT_FILTER`.
+    pub tests: Vec<u8>,
+}
+
+impl Filter {
+    /// `true`: inbound, outbound, IPv4, IPv6, and every event.
+    pub fn all(layer: Layer) -> Self {
+        Self::of(layer, (field::ZERO, 0))
+    }
+
+    /// `false`.
+    pub fn none(layer: Layer) -> Self {
+        Self::of(layer, (field::ZERO, 1))
+    }
+
+    /// `event == …`, at the SOCKET layer: a number of `WINDIVERT_EVENT_SOCKET_*`.
+    pub fn socket_event(event: u8) -> Self {
+        const FIRST: u8 = 3;
+        let one_event = BOTH_WAYS | IP | IPV6 | FIRST_SOCKET_EVENT << (event - FIRST);
+        Self { flags: one_event, ..Self::of(Layer::Socket, (field::EVENT, event.into())) }
+    }
+
+    fn of(layer: Layer, test: Test) -> Self {
+        let wanted = Wanted { layer, ..Wanted::default() };
+        Self { flags: wanted.flags(), tests: compiled(&[vec![test]]) }
+    }
+}
+
+/// Groups of tests as the driver's bytes.
+fn compiled(groups: &[Vec<Test>]) -> Vec<u8> {
+    let count: usize = groups.iter().map(Vec::len).sum();
+    let mut filter = Vec::with_capacity(SIZE * count);
+    let mut number = 0;
+    for group in groups {
+        let next = number + group.len() as u16;
+        let last = next - 1;
+        for &(field, value) in group {
+            let success = if usize::from(next) == count { ACCEPT } else { next };
+            let failure = if number == last { REJECT } else { number + 1 };
+            // The test's number, in the upper five bits, is that of EQ: 0.
+            for half in [field, success, failure, 0] {
+                filter.extend(half.to_le_bytes());
+            }
+            for word in [value, 0, 0, 0] {
+                filter.extend(word.to_le_bytes());
+            }
+            number += 1;
+        }
+    }
+    filter
+}
+
+/// `WINDIVERT_FILTER_FLAG_*`.
+const INBOUND: u64 = 0x10;
+const OUTBOUND: u64 = 0x20;
+const BOTH_WAYS: u64 = INBOUND | OUTBOUND;
+const IP: u64 = 0x40;
+const IPV6: u64 = 0x80;
+const FLOW_DELETED: u64 = 0x100;
+const FIRST_SOCKET_EVENT: u64 = 0x200;
+const SOCKET_EVENTS: u64 = 0x3E00;
 
 impl Wanted {
     /// Groups of tests: one of each group must hold.
@@ -96,46 +164,19 @@ impl Wanted {
         Ok(if groups.is_empty() { vec![vec![(field::ZERO, 0)]] } else { groups })
     }
 
-    /// The filter, as the driver's bytes.
+    /// The filter.
     ///
     /// # Errors
     /// If the layer has not what is asked for.
-    pub fn compile(&self) -> Result<Vec<u8>> {
-        let groups = self.groups()?;
-        let count: usize = groups.iter().map(Vec::len).sum();
-        let mut filter = Vec::with_capacity(SIZE * count);
-        let mut number = 0;
-        for group in groups {
-            let next = number + group.len() as u16;
-            let last = next - 1;
-            for (field, value) in group {
-                let success = if usize::from(next) == count { ACCEPT } else { next };
-                let failure = if number == last { REJECT } else { number + 1 };
-                // The test's number, in the upper five bits, is that of EQ: 0.
-                for half in [field, success, failure, 0] {
-                    filter.extend(half.to_le_bytes());
-                }
-                for word in [value, 0, 0, 0] {
-                    filter.extend(word.to_le_bytes());
-                }
-                number += 1;
-            }
-        }
-        Ok(filter)
+    pub fn compile(&self) -> Result<Filter> {
+        Ok(Filter { flags: self.flags(), tests: compiled(&self.groups()?) })
     }
 
-    /// `WINDIVERT_FILTER_FLAG_*`: what the driver must have callouts for.
-    pub fn flags(&self) -> u64 {
-        const INBOUND: u64 = 0x10;
-        const OUTBOUND: u64 = 0x20;
-        const IP: u64 = 0x40;
-        const IPV6: u64 = 0x80;
-        const FLOW_DELETED: u64 = 0x100;
-        const SOCKET_EVENTS: u64 = 0x3E00;
+    fn flags(&self) -> u64 {
         let directions = match self.direction {
             Some(Direction::Inbound) => INBOUND,
             Some(Direction::Outbound) => OUTBOUND,
-            None => INBOUND | OUTBOUND,
+            None => BOTH_WAYS,
         };
         match self.layer {
             Layer::Network | Layer::Forward => directions | IP | IPV6,
@@ -152,7 +193,7 @@ mod tests {
 
     /// Field, value, success and failure of each test.
     fn tests(wanted: &Wanted) -> Vec<(u16, u32, u16, u16)> {
-        let filter = wanted.compile().unwrap();
+        let filter = wanted.compile().unwrap().tests;
         let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         filter
             .chunks(SIZE)

@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail, ensure};
 use machine::nt::Kernel;
 use machine::wire::{Parsed, TcpFlags, Transport};
 
 use crate::anydriver::host::{Companion, Ended};
 pub use address::Layer;
-use device::Handle;
+use device::{Failed, HIGHEST, Handle, flag};
 pub use filter::Wanted;
 
 /// What to do with a handle.
@@ -40,6 +40,14 @@ pub struct Plan {
     pub sniff: bool,
     /// Packets from or to these ports are not sent back.
     pub dropped: BTreeSet<u16>,
+}
+
+impl Plan {
+    /// The flags of the handle. Operations of the layer SOCKET are only watched.
+    fn flags(&self) -> u64 {
+        let watches = self.sniff || self.wanted.layer == Layer::Socket;
+        self.wanted.layer.flags() | if watches { flag::SNIFF } else { 0 }
+    }
 }
 
 /// Most bytes of a packet.
@@ -67,12 +75,18 @@ impl Diverting {
     /// # Errors
     /// If the driver refuses.
     pub fn start(kernel: Arc<Kernel>, plan: Plan) -> Result<Self> {
-        let handle = Handle::open(&kernel, &plan)?;
+        let Plan { wanted, priority, .. } = &plan;
+        ensure!(
+            (-HIGHEST..=HIGHEST).contains(priority),
+            "priority {priority}: expected {} to {HIGHEST}",
+            -HIGHEST
+        );
+        let handle = Handle::open(&kernel, wanted.layer, *priority, plan.flags(), &wanted.compile()?)?;
         let (over, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let (ends, counted) = (Arc::clone(&over), Arc::clone(&counts));
         let named = std::thread::Builder::new().name("divert".to_owned());
         let thread =
-            named.spawn(move || serve(&handle, &plan, &ends, &counted).and_then(|()| handle.close()))?;
+            named.spawn(move || serve(&handle, &plan, &ends, &counted).and_then(|()| Ok(handle.close()?)))?;
         Ok(Self { thread, over, counts })
     }
 }
@@ -108,19 +122,22 @@ fn serve(handle: &Handle, plan: &Plan, over: &AtomicBool, counts: &Counts) -> Re
     let is_packet = plan.wanted.layer.has_packets();
     let sends = is_packet && !plan.sniff;
     while !over.load(Ordering::SeqCst) {
-        let receive = handle.begin_receive(if is_packet { LARGEST } else { 0 })?;
+        let receive = handle.begin_receive(if is_packet { LARGEST } else { 0 }, 1)?;
         let received = loop {
-            match receive.wait(LOOK)? {
+            match receive.wait(Some(LOOK))? {
                 Some(received) => break received,
                 None if over.load(Ordering::SeqCst) => return Ok(()),
                 None => {}
             }
         };
         counts.received.fetch_add(1, Ordering::SeqCst);
-        let address = &received.address;
-        let is_dropped = sends && ports(&received.packet).iter().any(|port| plan.dropped.contains(port));
+        if !received.status.is_success() {
+            bail!(Failed::Refused("a receive", received.status));
+        }
+        let address = received.addresses.first().context("the driver wrote no address")?;
+        let is_dropped = sends && ports(&received.packets).iter().any(|port| plan.dropped.contains(port));
         let what = match is_packet {
-            true => packet(&received.packet),
+            true => packet(&received.packets),
             false => address.event_text(),
         };
         let mark = if is_dropped { ", dropped" } else { "" };
@@ -128,7 +145,7 @@ fn serve(handle: &Handle, plan: &Plan, over: &AtomicBool, counts: &Counts) -> Re
         if is_dropped {
             counts.dropped.fetch_add(1, Ordering::SeqCst);
         } else if sends {
-            handle.send(&received.packet, address).context("sending a packet back")?;
+            handle.send(&received.packets, std::slice::from_ref(address)).context("sending a packet back")?;
             counts.sent.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -170,9 +187,4 @@ fn flags(flags: TcpFlags) -> String {
     ];
     let set: Vec<_> = named.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| *name).collect();
     set.join(" ")
-}
-
-/// The error for a request that the driver refused.
-fn refused(what: &str, status: machine::status::Status) -> anyhow::Error {
-    anyhow!("WinDivert refuses {what}: {status}")
 }

@@ -22,7 +22,7 @@ use machine::nt::{Kernel, Trace};
 use machine::wire::Family;
 
 use super::text;
-use super::windivert::client::{Divert, Layer, SHUTDOWN_RECV};
+use super::windivert::client::{Divert, Layer, shutdown};
 use super::windivert::sys;
 
 const OPEN: u16 = 80;
@@ -44,12 +44,11 @@ impl Reinjects {
         let program = std::thread::spawn(move || {
             loop {
                 let read = here.start_receive(1 << 16);
-                let reply = read.reply(None).expect("a read without a limit ends");
-                if !reply.status.is_success() {
+                let read = read.reply(None).expect("a read without a limit ends");
+                if !read.status.is_success() {
                     return;
                 }
-                let packet = &reply.output[..reply.information as usize];
-                here.send(packet, &read.address()).expect("the packet goes back");
+                here.send(&read.packets, &read.addresses[0]).expect("the packet goes back");
                 count.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -58,7 +57,7 @@ impl Reinjects {
 
     /// Ends the program. Returns how many packets it has sent back.
     fn stop(self, kernel: &Kernel) -> u64 {
-        self.handle.shutdown(SHUTDOWN_RECV).expect("the reads end");
+        self.handle.shutdown(shutdown::RECV).expect("the reads end");
         self.program.join().expect("the program ends");
         Arc::into_inner(self.handle).expect("only the program had it").close();
         assert!(kernel.work().drain(Duration::from_secs(10)), "WinDivert's worker goes on");

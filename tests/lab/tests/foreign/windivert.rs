@@ -96,8 +96,8 @@ fn a_handle_of_each_layer_opens_tells_its_version_and_closes() {
         let flags = layer.flags();
         let handle = Divert::open(machine.kernel(), layer, 0, flags)
             .unwrap_or_else(|error| panic!("{layer:?}: {error}"));
-        assert_eq!(handle.parameter(client::VERSION_MAJOR), Ok(2), "{layer:?}");
-        assert_eq!(handle.parameter(client::VERSION_MINOR), Ok(2), "{layer:?}");
+        assert_eq!(handle.parameter(client::parameter::VERSION_MAJOR), Ok(2), "{layer:?}");
+        assert_eq!(handle.parameter(client::parameter::VERSION_MINOR), Ok(2), "{layer:?}");
         handle.close();
     }
     stop(machine);

@@ -276,7 +276,7 @@ fn a_reflect_handle_sees_every_other_handle() {
         (Layer::Socket, 1, flag::RECV_ONLY | flag::SNIFF),
     ];
     let [early, late] = [&others[..2], &others[2..]];
-    let open = |other: &(Layer, i32, u64)| world.open(other.0, other.1, other.2);
+    let open = |other: &(Layer, i16, u64)| world.open(other.0, other.1, other.2);
     let mut handles: Vec<Divert> = early.iter().map(open).collect();
     let reflect = world.open(Layer::Reflect, 0, Layer::Reflect.flags());
     let second = world.open(Layer::Reflect, 1, Layer::Reflect.flags());
@@ -288,9 +288,8 @@ fn a_reflect_handle_sees_every_other_handle() {
         assert!(!data.is_empty(), "the object of the filter");
         seen.push((address.event(), address.reflected()));
     }
-    let of = |event: u8| {
-        others.map(|(layer, priority, flags)| (event, (PROCESS, layer as u32, flags, priority as i16)))
-    };
+    let of =
+        |event: u8| others.map(|(layer, priority, flags)| (event, (PROCESS, layer as u32, flags, priority)));
     let count = |event: u8| seen.iter().filter(|(of, _)| *of == event).copied().collect::<Vec<_>>();
     assert_eq!(count(event::REFLECT_OPEN), of(event::REFLECT_OPEN));
     assert_eq!(count(event::REFLECT_CLOSE), of(event::REFLECT_CLOSE));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use machine::wire::{Family, compose};
 
-use super::client::{Divert, Layer, QUEUE_LENGTH, QUEUE_SIZE, QUEUE_TIME, flag};
+use super::client::parameter::{QUEUE_LENGTH, QUEUE_SIZE, QUEUE_TIME};
+use super::client::{Divert, Layer, flag};
 use super::world::{A_WHILE, SOON, World, near, own, packet_for};
 use super::{start, stop, sys};
 

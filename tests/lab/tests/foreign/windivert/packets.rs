@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use machine::host::{OpenPoints, Options};
 use machine::wire::{Family, Parsed, compose};
 
-use super::client::{Address, Layer, NO_DATA, bit, flag};
-use super::client::{SHUTDOWN_BOTH, SHUTDOWN_RECV, SHUTDOWN_SEND};
+use super::client::{Address, Layer, NO_DATA, bit, flag, shutdown};
 use super::sys;
 use super::world::{A_WHILE, INTERFACE, SOON, World, near, own, packet_for, ping, same_but_hops};
 
@@ -176,7 +175,7 @@ fn a_shutdown_ends_reads_and_sends() {
     let Some(sys) = sys() else { return };
     every(|layer, family| {
         for (how, reads, sends) in
-            [(SHUTDOWN_RECV, false, true), (SHUTDOWN_SEND, true, false), (SHUTDOWN_BOTH, false, false)]
+            [(shutdown::RECV, false, true), (shutdown::SEND, true, false), (shutdown::BOTH, false, false)]
         {
             let what = format!("{layer:?}, {family}, shutdown {how}");
             let mut world = World::of(&sys, layer);
@@ -213,7 +212,7 @@ fn a_small_buffer_gets_the_begin_of_a_packet() {
         let reply = read.reply(Some(SOON)).expect("an answer");
         // STATUS_BUFFER_TOO_SMALL becomes ERROR_INSUFFICIENT_BUFFER.
         assert_eq!(reply.status, machine::status::Status::BUFFER_TOO_SMALL);
-        assert_eq!(reply.output, request[..24]);
+        assert_eq!(reply.packets, request[..24]);
         handle.close();
         world.end();
     });
@@ -234,10 +233,9 @@ fn several_packets_are_read_and_sent_at_once() {
         assert!(world.machine.kernel().work().drain(SOON));
         let read = handle.start_batch(10 * 1500, 10);
         let reply = read.reply(Some(SOON)).expect("packets");
-        let addresses = read.addresses();
-        assert_eq!(addresses.len(), 5, "{layer:?}, {family}");
-        assert_eq!(reply.output[..reply.information as usize], requests.concat());
-        handle.send_batch(&requests.concat(), &addresses).unwrap();
+        assert_eq!(reply.addresses.len(), 5, "{layer:?}, {family}");
+        assert_eq!(reply.packets, requests.concat());
+        handle.send_batch(&requests.concat(), &reply.addresses).unwrap();
         for number in 0..5 {
             let sent = match layer {
                 Layer::Network => {

@@ -9,8 +9,8 @@ use super::client::{Address, Divert, Filter, HOST_UNREACHABLE, Layer, bit, flag}
 use super::sys;
 use super::world::{A_WHILE, INTERFACE, SOON, World, hops, packet_for, same_but_hops, with_hops};
 
-const HIGHEST: i32 = 30_000;
-const LOWEST: i32 = -30_000;
+const HIGHEST: i16 = 30_000;
+const LOWEST: i16 = -30_000;
 
 /// "Packets are diverted to higher priority handles before lower priority handles. Packets
 /// injected by a handle are then diverted to the next priority handle, and so on".

@@ -79,28 +79,26 @@ impl Stage {
             Layer::Network | Layer::Forward => [0, 0, flag::SNIFF, flag::DROP][random.below(4)],
             _ => 0,
         };
-        let priority = random.below(5) as i32 - 2;
+        let priority = random.below(5) as i16 - 2;
         let handle = Divert::open(&self.kernel, layer, priority, layer.flags() | extra).expect("a handle");
         let mut reads = Vec::new();
         for _ in 0..random.below(8) {
             match random.below(6) {
-                0 => drop(handle.set_parameter(client::QUEUE_LENGTH, 32 + random.below(64) as u64)),
-                1 => drop(handle.parameter(client::QUEUE_SIZE)),
-                2 if random.once_in(3) => drop(handle.shutdown(client::SHUTDOWN_RECV)),
+                0 => {
+                    drop(handle.set_parameter(client::parameter::QUEUE_LENGTH, 32 + random.below(64) as u64))
+                }
+                1 => drop(handle.parameter(client::parameter::QUEUE_SIZE)),
+                2 if random.once_in(3) => drop(handle.shutdown(client::shutdown::RECV)),
                 // A read stays: the driver writes into its memory.
                 _ => reads.push(handle.start_receive(2000)),
             }
             rest(random.below(8));
             let Some(read) = reads.last() else { continue };
-            let Some(reply) = read.reply(Some(Duration::ZERO)) else { continue };
-            if reply.status.is_success()
-                && matches!(layer, Layer::Network)
-                && extra == 0
-                && !random.once_in(4)
+            let Some(read) = read.reply(Some(Duration::ZERO)) else { continue };
+            if read.status.is_success() && matches!(layer, Layer::Network) && extra == 0 && !random.once_in(4)
             {
-                let packet = &reply.output[..reply.information as usize];
                 // A handle that was shut down sends nothing.
-                let _sent = handle.send(packet, &read.address());
+                let _sent = handle.send(&read.packets, &read.addresses[0]);
             }
             reads.pop();
         }

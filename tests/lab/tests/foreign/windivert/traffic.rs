@@ -17,7 +17,7 @@ use lab::world::{Plan, Service, World};
 use machine::host::{Application, State};
 use machine::wire::{Family, Parsed, TcpFlags, Way};
 
-use super::client::{Divert, Layer, NO_DATA, QUEUE_LENGTH, QUEUE_TIME, SHUTDOWN_RECV, bit};
+use super::client::{Divert, Layer, NO_DATA, bit, parameter, shutdown};
 use super::world::SOON;
 use super::{sys, text};
 
@@ -54,15 +54,15 @@ impl Passer {
         let handle = Arc::new(handle.unwrap_or_else(|error| panic!("{error}")));
         // "Packets/events are not queued indefinitely, and if not handled in a timely
         // manner, data may be lost."
-        handle.set_parameter(QUEUE_TIME, 16_000).unwrap();
-        handle.set_parameter(QUEUE_LENGTH, 16_384).unwrap();
+        handle.set_parameter(parameter::QUEUE_TIME, 16_000).unwrap();
+        handle.set_parameter(parameter::QUEUE_LENGTH, 16_384).unwrap();
         let own = Arc::clone(&handle);
         Self { handle, thread: std::thread::spawn(move || pass(&own)) }
     }
 
     /// Ends the handle when nothing comes any more.
     fn stop(self) -> Passed {
-        assert_eq!(self.handle.shutdown(SHUTDOWN_RECV), Ok(()));
+        assert_eq!(self.handle.shutdown(shutdown::RECV), Ok(()));
         let passed = self.thread.join().unwrap();
         Arc::into_inner(self.handle).expect("the thread has ended").close();
         passed
@@ -74,14 +74,13 @@ fn pass(handle: &Divert) -> Passed {
     let mut passed = Passed::default();
     loop {
         let read = handle.start_batch(AT_ONCE * 1500, AT_ONCE);
-        let reply = read.reply(None).expect("a wait without limit ends");
-        if reply.status == NO_DATA {
+        let read = read.reply(None).expect("a wait without limit ends");
+        if read.status == NO_DATA {
             return passed;
         }
-        assert!(reply.status.is_success(), "{}", reply.status);
-        let (addresses, bytes) = (read.addresses(), &reply.output[..reply.information as usize]);
-        let mut rest = bytes;
-        for address in &addresses {
+        assert!(read.status.is_success(), "{}", read.status);
+        let mut rest = &read.packets[..];
+        for address in &read.addresses {
             let packet = Parsed::new(rest).expect("a packet").bytes;
             match address.bits() & bit::OUTBOUND {
                 0 => passed.to_host.push(hash(packet)),
@@ -90,7 +89,7 @@ fn pass(handle: &Divert) -> Passed {
             rest = &rest[packet.len()..];
         }
         assert!(rest.is_empty());
-        handle.send_batch(bytes, &addresses).unwrap_or_else(|error| panic!("{error}"));
+        handle.send_batch(&read.packets, &read.addresses).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

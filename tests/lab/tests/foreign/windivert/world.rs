@@ -52,7 +52,7 @@ impl World {
         Self { machine, host, peer, began: Instant::now(), ahead: Duration::ZERO }
     }
 
-    pub fn open(&self, layer: Layer, priority: i32, flags: u64) -> Divert {
+    pub fn open(&self, layer: Layer, priority: i16, flags: u64) -> Divert {
         Divert::open(self.machine.kernel(), layer, priority, flags).unwrap_or_else(|error| panic!("{error}"))
     }
 
