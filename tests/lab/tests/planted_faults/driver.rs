@@ -113,6 +113,7 @@ static STATUS_BLOCK: Memory<2> = Memory::new();
 
 static BUG: AtomicU32 = AtomicU32::new(0);
 static DRIVER: AtomicUsize = AtomicUsize::new(0);
+static REGISTRY_PATH: AtomicUsize = AtomicUsize::new(0);
 static DEVICE_OBJECT: AtomicUsize = AtomicUsize::new(0);
 static KEY: AtomicUsize = AtomicUsize::new(0);
 static WORK_ITEM: AtomicUsize = AtomicUsize::new(0);
@@ -145,8 +146,9 @@ struct Callout {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
+pub unsafe extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
     DRIVER.store(driver, SeqCst);
+    REGISTRY_PATH.store(path, SeqCst);
     unsafe {
         // DRIVER_OBJECT.DriverUnload.
         ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);

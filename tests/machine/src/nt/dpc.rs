@@ -5,6 +5,7 @@
 //! otherwise when the processor is free.
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
+use std::cell::Cell;
 use std::mem::offset_of;
 use std::ops::Range;
 
@@ -22,6 +23,15 @@ const DPC_OBJECT: u8 = 19;
 const MEDIUM: u8 = 1;
 /// Added to the number of a processor in `KDPC.Number`; less is none.
 const TARGETED: u16 = 0x800;
+
+thread_local! {
+    static RUNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs a DPC routine.
+pub(super) fn runs() -> bool {
+    RUNS.get()
+}
 
 /// A queued DPC.
 #[derive(Clone, Copy, Debug)]
@@ -176,8 +186,10 @@ impl Kernel {
             };
             let [first, second] = entry.arguments;
             let arguments = [address, context, first, second].map(|argument| argument as u64);
+            let outer = RUNS.replace(true);
             // If the call failed, it has already stopped the machine.
             let _ = kernel.call_driver(entry.routine, &arguments, Irql::DISPATCH, "DPC routine");
+            RUNS.set(outer);
             let mut deferred = kernel.deferred();
             if let Some(at) = deferred.running.iter().position(|routine| *routine == entry.routine) {
                 deferred.running.swap_remove(at);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::clock::units;
 use super::cpu::{self, Backoff, Irql};
 use super::dispatcher::header;
+use super::dpc;
 use super::enter::enter;
 use super::foreign;
 use super::guest::{Place, Stop};
@@ -79,9 +80,13 @@ pub extern "win64" fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL {
 pub extern "win64" fn KeLowerIrql(NewIrql: KIRQL) {
     let kernel = enter!(KeLowerIrql);
     let (old, new) = (cpu::irql(), Irql(NewIrql));
-    match new <= old {
-        true => cpu::set_irql(&kernel, new),
-        false => kernel.violate(bad_level(&rules::LOWER_IRQL, old, new)),
+    if new > old {
+        kernel.violate(bad_level(&rules::LOWER_IRQL, old, new))
+    } else if new < Irql::DISPATCH && dpc::runs() {
+        let parameters = [old.0.into(), new.0.into(), 1];
+        kernel.violate(Violation::new(&rules::LOWER_IRQL, parameters, format!("in a DPC, to {new}")))
+    } else {
+        cpu::set_irql(&kernel, new);
     }
 }
 

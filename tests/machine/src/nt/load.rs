@@ -41,6 +41,9 @@ pub(super) struct Loaded {
     pub(super) is_mapped: bool,
     /// Pages that start with the `DRIVER_OBJECT`; its strings follow.
     memory: Guarded,
+    /// The registry path. After DriverEntry its pages are inaccessible, and nothing else
+    /// gets their addresses.
+    path: Guarded,
 }
 
 impl Loaded {
@@ -139,20 +142,20 @@ impl Kernel {
         self.complete_watches(watches, Status::SUCCESS);
         let memory = Guarded::new(2 * PAGE);
         driver_object(&memory, &image);
-        let (path_memory, registry_path) = registry_path(&image);
+        let (path, path_address) = registry_path(&image);
         let entry = image.entry;
         let id = self.drivers.next_id(&image.name);
         let is_mapped = image::residence(image.base as u64) == Some(Residence::Loaded);
-        let loaded = Arc::new(Loaded { id, image, is_mapped, memory });
+        let loaded = Arc::new(Loaded { id, image, is_mapped, memory, path });
         self.drivers.add(Arc::clone(&loaded));
-        let arguments = [loaded.object() as u64, registry_path as u64];
+        let arguments = [loaded.object() as u64, path_address as u64];
         let status = self.on_processor(0, Irql::PASSIVE, |kernel| {
             let _for_it = kernel.act_for(id);
             kernel.call_driver(entry, &arguments, Irql::PASSIVE, "DriverEntry")
         });
         // "The driver must save a copy of the string, because the pointer will be
         // invalid after DriverEntry returns" (DRIVER_INITIALIZE).
-        drop(path_memory);
+        loaded.path.revoke();
         let status = status?;
         let status = Status(status as u32 as i32);
         if status.is_success() {

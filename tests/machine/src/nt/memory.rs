@@ -152,6 +152,12 @@ impl Guarded {
         self.reservation.base() + PAGE + self.margin
     }
 
+    /// Makes all pages inaccessible, for good. The addresses stay taken.
+    pub fn revoke(&self) {
+        let (start, bytes) = (self.reservation.base() + PAGE, self.reservation.size() - 2 * PAGE);
+        assert!(self.reservation.close(start, bytes), "the host has mappings left");
+    }
+
     /// The address after the last usable byte. It is in the guard page if there is
     /// no margin.
     pub fn end(&self) -> usize {

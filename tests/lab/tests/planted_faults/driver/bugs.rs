@@ -112,6 +112,7 @@ bugs! {
     Entry PAGEABLE_CODE__DATA => at(DISPATCH, || peek(note(0, PAGEABLE.as_ptr() as Ptr)));
     Entry BAD_POINTER => peek(NOWHERE);
     Entry BAD_POINTER__WRITE => poke(NOWHERE, 1);
+    Unload BAD_POINTER__REGISTRY_PATH => peek(note(0, REGISTRY_PATH.load(SeqCst)));
     Worker BAD_POINTER__DISCARDED => run(note(0, initial as *const () as Ptr));
     Worker BAD_POINTER__DISCARDED_DATA => peek(note(0, INITIAL.as_ptr() as Ptr));
     Classify BAD_POINTER_RAISED__DISCARDED => run(note(0, initial as *const () as Ptr));
@@ -181,6 +182,11 @@ bugs! {
 
     Entry RAISE_IRQL => { KfRaiseIrql(DISPATCH); KfRaiseIrql(PASSIVE) };
     Entry LOWER_IRQL => KeLowerIrql(DISPATCH);
+    Entry LOWER_IRQL__IN_A_DPC => {
+        KeInitializeDpc(OBJECT.at(), lowers_the_level as *const () as Ptr, 0);
+        KeInsertQueueDpc(OBJECT.at(), 0, 0);
+        KeFlushQueuedDpcs()
+    };
     Entry RELEASE_SPIN_LOCK_IRQL => released_below();
     Entry ACQUIRE_FAST_MUTEX_IRQL => at(DISPATCH, || ExAcquireFastMutex(note(0, MUTEX.at())));
     Entry RELEASE_FAST_MUTEX_IRQL => {
@@ -679,6 +685,10 @@ extern "system" fn lingers(_: Ptr) {
 }
 
 pub extern "system" fn deferred(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {}
+
+extern "system" fn lowers_the_level(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {
+    unsafe { KeLowerIrql(PASSIVE) };
+}
 
 extern "system" fn takes_a_mutex(_: Ptr, _: Ptr, _: Ptr, _: Ptr) {
     let zero: i64 = 0;
