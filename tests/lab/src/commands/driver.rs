@@ -219,6 +219,10 @@ impl Expectations for Other {
         &self.service
     }
 
+    fn may_need_bfe(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, machine: &Machine) -> Vec<Trace> {
         self.registry.apply(machine.kernel());
         for (name, value) in &self.values {

@@ -59,6 +59,12 @@ pub trait Expectations: Sync {
         true
     }
 
+    /// Whether it may refuse to start without BFE, as a driver does whose service depends on
+    /// BFE's. Then BFE runs all the time.
+    fn may_need_bfe(&self) -> bool {
+        false
+    }
+
     /// What programs do with the driver after it has started.
     fn use_it(&self, _machine: &Machine) {}
 
@@ -87,5 +93,9 @@ pub struct AnyDriver {
 impl Expectations for AnyDriver {
     fn service(&self) -> &str {
         &self.service
+    }
+
+    fn may_need_bfe(&self) -> bool {
+        true
     }
 }

@@ -99,6 +99,8 @@ pub struct Baseline {
     pub works: bool,
     /// What others have added to the engine before the driver starts.
     foreign: Vec<Change>,
+    /// Whether the driver refused to start because BFE did not run, as it may.
+    pub needs_bfe: bool,
     /// The problems in it.
     pub problems: Vec<String>,
 }
@@ -127,7 +129,14 @@ impl Baseline {
             living.problem("no flow had a context of the driver's while it started");
         }
         let calls = living.machine.faults().calls();
-        Self { calls, works: living.promise.unwrap_or(false), foreign, problems: living.life.problems }
+        let needs_bfe = bfe == Bfe::Late && living.life.refused.is_some() && expected.may_need_bfe();
+        Self {
+            calls,
+            needs_bfe,
+            works: living.promise.unwrap_or(false),
+            foreign,
+            problems: living.life.problems,
+        }
     }
 }
 

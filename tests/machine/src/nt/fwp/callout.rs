@@ -16,6 +16,7 @@ use super::advice;
 use super::contract::Inside;
 use super::incoming::Scratch;
 use crate::driver::DriverId;
+use crate::host::stream_flag;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{
@@ -49,6 +50,13 @@ pub struct GuestCallout {
     /// Flows whose other stream data a callout has allowed, each with the filter.
     allowed_streams: Mutex<BTreeSet<(FlowHandle, u64)>>,
 }
+
+/// `FWPS_CLASSIFY_OUT_FLAG_NO_MORE_DATA` (`fwpsk.h`): a callout cannot get more data of the
+/// stream.
+const NO_MORE_DATA: u32 = 4;
+/// The flags of a stream's last data.
+const STREAM_ENDS: u32 =
+    stream_flag::RECEIVE_DISCONNECT | stream_flag::RECEIVE_ABORT | stream_flag::SEND_DISCONNECT;
 
 impl GuestCallout {
     /// A callout as the driver registered it.
@@ -104,6 +112,11 @@ impl CalloutDriver for GuestCallout {
             // "WFP stops classifying any data segments to the callout."
             out.action = ActionType::CONTINUE;
             return;
+        }
+        if let LayerData::Stream { flags, .. } = request.data
+            && flags & STREAM_ENDS != 0
+        {
+            out.flags |= NO_MORE_DATA;
         }
         let options = kernel.options();
         let layer = kernel.engine().layer(request.layer);

@@ -464,6 +464,10 @@ extern "win64" fn pass_on(_: u64, meta: u64, data: u64, _: u64, _: u64, _: u64, 
     let flow = metadata(meta).flowHandle;
     let clone = out_handle(|out| FwpsCloneStreamData0(at, 0, 0, 0, out)) as Address;
     assert_ne!(clone, 0, "an end is an empty list");
+    let ends = stream_flag::RECEIVE_DISCONNECT | stream_flag::SEND_DISCONNECT;
+    // FWPS_CLASSIFY_OUT_FLAG_NO_MORE_DATA.
+    let is_last = peek::<FWPS_CLASSIFY_OUT0>(out as Address).flags & 4 != 0;
+    assert_eq!(is_last, stream.flags & ends != 0);
     let (flags, length) = (stream.flags, stream.dataLength as usize);
     let function = free_clone as *const () as Address;
     let status =
