@@ -4,6 +4,7 @@
 //! cannot be reached, the tests say so and end.
 
 pub mod client;
+mod dropped;
 mod events;
 mod limits;
 mod packets;

@@ -17,7 +17,7 @@ fn make(world: &mut World, layer: Layer, family: Family, count: u16) {
             Layer::Forward => world.arrives(&packet_for(layer, family, number, &[0; 1372])),
             Layer::Flow => drop(world.host.send_datagram(near(family, 9), b"?").unwrap()),
             Layer::Socket => world.host.echo_datagrams(own(family, 100 + number)).unwrap(),
-            Layer::Reflect => world.open(Layer::Network, number.into(), flag::SEND_ONLY).close(),
+            Layer::Reflect => world.open(Layer::Network, number as i16, flag::SEND_ONLY).close(),
         }
     }
     assert!(world.machine.kernel().work().drain(SOON));

@@ -84,11 +84,17 @@ impl Stage {
         let mut reads = Vec::new();
         for _ in 0..random.below(8) {
             match random.below(6) {
+                // A handle that was shut down refuses.
                 0 => {
-                    drop(handle.set_parameter(client::parameter::QUEUE_LENGTH, 32 + random.below(64) as u64))
+                    let length = 32 + random.below(64) as u64;
+                    let _set = handle.set_parameter(client::parameter::QUEUE_LENGTH, length);
                 }
-                1 => drop(handle.parameter(client::parameter::QUEUE_SIZE)),
-                2 if random.once_in(3) => drop(handle.shutdown(client::shutdown::RECV)),
+                1 => {
+                    let _length = handle.parameter(client::parameter::QUEUE_SIZE);
+                }
+                2 if random.once_in(3) => {
+                    let _shut = handle.shutdown(client::shutdown::RECV);
+                }
                 // A read stays: the driver writes into its memory.
                 _ => reads.push(handle.start_receive(2000)),
             }
