@@ -63,7 +63,7 @@ const fn of_groups(name: &'static str, what: &'static str, turn: for<'a> fn(&mut
 }
 
 /// Every variant.
-pub static ALL: [Variant; 45] = [
+pub static ALL: [Variant; 46] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -232,6 +232,9 @@ pub static ALL: [Variant; 45] = [
             plan.machine.inactive_have_numbers = true;
         },
     ),
+    life("affinity-is-late", "a thread moves to a processor when it asks for the second time", |plan| {
+        plan.machine.affinity_is_late = true;
+    }),
     life("flags-2004", "registration refuses callout flags that Windows 10 2004 does not know", |plan| {
         plan.engine.callout_flags = CalloutFlags::Of2004;
     }),

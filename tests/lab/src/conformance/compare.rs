@@ -18,7 +18,7 @@ pub const ALIKE: [(&str, &str, &str); 1] = [(
 )];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 8] = [
+pub const UNASKED: [(&str, &str); 9] = [
     ("notify-dispatch", "the report does not ask for the level of notifyFn"),
     ("notify-unknown", "a type of notification that no header has comes from a newer Windows"),
     ("bfe-callback-dispatch", "the driver that measures does not subscribe to BFE's state"),
@@ -28,6 +28,7 @@ pub const UNASKED: [(&str, &str); 8] = [
         "BFE would have to change its state at the moment at which the driver unloads",
     ),
     ("processors-possible", "the numbers of processors belong to the machine, and the report shows both"),
+    ("affinity-is-late", "the driver that measures asks for no processor"),
     (
         "etw-unregister-does-not-wait",
         "a session would have to change at the moment at which the driver unloads",

@@ -344,7 +344,8 @@ pub(super) fn migrate(processor: u32) {
 pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
     let (here, raised) = PLACE.with(|place| (place.processor.get(), place.irql.get() >= Irql::DISPATCH));
     let before = PLACE.with(|place| place.affinity.replace(affinity));
-    if affinity != 0 && !raised {
+    let is_late = kernel.options().affinity_is_late && affinity >> here & 1 == 0 && before != affinity;
+    if affinity != 0 && !raised && !is_late {
         let there = if affinity >> here & 1 != 0 { here } else { affinity.trailing_zeros() };
         PLACE.with(|place| place.processor.set(there));
         wait_behind_busy(kernel, there);

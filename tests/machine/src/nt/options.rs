@@ -28,6 +28,9 @@ pub struct Options {
     /// Whether `KeGetProcessorNumberFromIndex` gives numbers of processors that may be
     /// added. No document says that it refuses them.
     pub inactive_have_numbers: bool,
+    /// Whether a thread still runs where it is when it has asked to run elsewhere, and moves
+    /// when it asks again.
+    pub affinity_is_late: bool,
     /// Number of processors in each group; the last group may have fewer. Windows
     /// groups up to 64 processors, or fewer if configured (bcdedit's `groupsize`).
     pub group_size: u32,
@@ -120,6 +123,7 @@ impl Default for Options {
             processors: 4,
             possible: 0,
             inactive_have_numbers: false,
+            affinity_is_late: false,
             group_size: 64,
             classify_irql: Irql::DISPATCH,
             notify_irql: Irql::PASSIVE,
