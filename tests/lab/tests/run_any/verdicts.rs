@@ -4,7 +4,7 @@ use lab::setup::{self, Target};
 use machine::nt::{Options, parameters_key};
 use machine::{Machine, verifier::rules};
 
-use super::{Outcome, bug, compiled, lab, planted, run, wdm};
+use super::{bug, compiled, planted, run, wdm};
 
 #[test]
 fn a_driver_is_shown_used_and_unloaded() {
@@ -158,16 +158,6 @@ fn a_seed_repeats_and_finds_what_the_driver_leaves() {
 fn each_call_that_can_fail_fails_in_turn() {
     let outcome = run(&wdm(), &["--faults"]);
     outcome.expect("well").contains(&["IoCreateDevice", "IoCreateSymbolicLink", "as expected, 0 not"]);
-}
-
-/// The sweep runs the driver with the values of the command line.
-#[test]
-fn values_hold_where_calls_fail() {
-    let mut command = lab(&["faults", "--without-box", "--set", &format!("Bug={}", bug("POOL_LEAK"))]);
-    command.arg("--driver").arg(planted());
-    let outcome = Outcome::of(command);
-    assert!(!outcome.succeeded);
-    outcome.contains(&["WRONG without any failure: ", "pool allocations not freed", " --set Bug="]);
 }
 
 /// What `--set` and `--registry` write is where the driver looks.
