@@ -10,7 +10,7 @@ use crate::kernel::error_log::ErrorLog;
 use crate::kernel::irql::Passive;
 use crate::logic::event_log::messages::{
     ENTRIES_LEFT_OUT, FLOWS_REFUSED, OVERRULED, POLICY_REFUSED, PROTECTION_LOST, PROTECTION_REGAINED,
-    SCAN_DETECTED, STARTED, STOPPED,
+    SCAN_DETECTED, STARTED, STOPPED, WAITING,
 };
 use crate::logic::event_log::{Growth, MINUTE_MS, MessageCode, PER_MINUTE, Strings};
 use crate::logic::events::{state_name, technique_names};
@@ -68,6 +68,7 @@ impl EventLog {
     }
 
     /// Values are refused.
+    #[inline(never)]
     pub fn refused(&self, policies: &Policies, irql: &Passive) {
         self.refusals.store(policies.digest_of_refusals(), Ordering::Relaxed);
         for refusal in policies.refusals() {
@@ -82,12 +83,16 @@ impl EventLog {
         }
     }
 
-    /// Values are refused after the registry was read for the second time, right after
-    /// the start. Writes nothing if it is what the start has written.
-    pub fn refused_again(&self, policies: &Policies, irql: &Passive) {
-        if self.refusals.load(Ordering::Relaxed) != policies.digest_of_refusals() {
-            self.refused(policies, irql);
-        }
+    /// Whether other values are refused than [`Self::refused`] was last told.
+    pub fn has_news(&self, policies: &Policies) -> bool {
+        self.refusals.load(Ordering::Relaxed) != policies.digest_of_refusals()
+    }
+
+    /// The driver waits for something.
+    pub fn waiting(&self, awaited: &str, seconds: u32, irql: &Passive) {
+        let mut strings = Strings::new();
+        strings.text(awaited).number(seconds.into());
+        self.write(WAITING, &strings, irql);
     }
 
     /// Which filters the engine has now. Writes an entry if they are gone or back since

@@ -12,7 +12,7 @@ use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
     PROVIDER_ID, PolicyApplied, PolicyRejected, Protection as ProtectionEvent, ScanDetected, Silenced,
-    Started, Stopped, layer_name, module, state_name, technique_name, verdict as verdict_name,
+    Started, Stopped, Waiting, layer_name, module, state_name, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace};
 use crate::logic::protection::Protection;
@@ -65,6 +65,11 @@ pub fn protection(channel: &Channel, occasion: Occasion, protection: &Protection
     });
 }
 
+/// Logs that the driver waits for something.
+pub fn waiting(channel: &Channel, awaited: &'static str, seconds: u32, irql: &MaxDispatch) {
+    channel.write(irql, || Waiting { awaited, seconds });
+}
+
 /// Logs the policy in force, and the values that were refused when the registry was
 /// last read.
 ///
@@ -96,6 +101,7 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
 }
 
 /// Logs the values that were refused when the registry was last read.
+#[inline(never)]
 pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
     for refusal in policies.refusals() {
         channel.write(irql, || PolicyRejected {
@@ -108,6 +114,9 @@ pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql
         });
     }
 }
+
+/// The events that are allowed before the driver has started, one bit for each.
+pub const BEFORE_START: u32 = 1 << Waiting::INDEX;
 
 /// The events that a policy allows, one bit for each.
 fn allowed(policy: &Policy) -> u32 {
@@ -213,6 +222,7 @@ pub fn flow_ended(channel: &Channel, ended: &FlowSummary, irql: &MaxDispatch) {
         bytes_in,
         packets_out,
         packets_in,
+        cut: ended.is_cut,
         duration_ms: ended.duration,
         order: match (ended.watched, ended.deviation) {
             (_, Some(_)) => "Deviated",

@@ -12,10 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::events::{self, Occasion};
 use super::shared::Shared;
 use crate::kernel::clock;
-use crate::kernel::device::Device;
-use crate::kernel::ending::{End, Ending};
 use crate::kernel::irql::Passive;
-use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::Result;
 use crate::kernel::thread::Signal;
@@ -37,23 +34,24 @@ const SUBLAYER_KEY: Guid = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
 const LOCK_WAIT_AT_START_MS: u32 = 0;
 const LOCK_WAIT_MS: u32 = 2_000;
 
-/// Keeps a session open while BFE runs, with the filters that the policy needs.
+/// Keeps a session open while BFE runs, with the filters that the policy needs. Dropping
+/// it closes the session. The driver's thread owns it, and before that the thread that
+/// loads the driver. So no lock is held while the engine is asked.
 pub struct Filtering {
     shared: PoolArc<Shared>,
-    /// Wakes the driver's thread, which tries again.
+    changes: PoolArc<Changes>,
+    session: Session,
+    backoff: Backoff,
+}
+
+/// What BFE's changes of state leave for the driver's thread.
+pub struct Changes {
+    /// Wakes the driver's thread.
     signal: PoolArc<Signal>,
     /// BFE has changed its state since the driver's thread last looked.
     has_changed: AtomicBool,
     /// BFE was not running at some time since then.
     interrupted: AtomicBool,
-    managed: Mutex<Managed>,
-}
-
-/// Only the driver's thread, and the threads that load and unload the driver, hold its
-/// lock: no user can suspend them.
-struct Managed {
-    session: Session,
-    backoff: Backoff,
 }
 
 enum Session {
@@ -65,47 +63,46 @@ enum Session {
         /// The policy that the filters in the engine were made for.
         policy: Policy,
     },
-    /// The driver stops.
-    Ended,
 }
 
 impl Filtering {
-    /// Starts without a session. The signal is that of the thread that calls
-    /// [`Self::settle_when_due`].
-    pub fn new(shared: PoolArc<Shared>, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
-        let managed = Managed { session: Session::Closed, backoff: Backoff::default() };
-        Ok(Self {
-            shared,
-            signal,
-            has_changed: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
-            managed: Mutex::new(managed, irql)?,
-        })
+    /// Opens the session for the first time, if BFE runs. Tries again if BFE changed its
+    /// state meanwhile: BFE may have stopped while the session was being opened, which is
+    /// not a refusal.
+    pub fn begin(shared: PoolArc<Shared>, following: &Following, irql: &Passive) -> Result<Self> {
+        let changes = following.follower().clone();
+        let mut filtering = Self { shared, changes, session: Session::Closed, backoff: Backoff::default() };
+        loop {
+            let before = following.changes();
+            match filtering.settle(LOCK_WAIT_AT_START_MS, irql) {
+                Err(_) if following.changes() != before => {}
+                result => return result.map(|()| filtering),
+            }
+        }
     }
 
     /// Adds and deletes filters so that they fit the policy in force, in one
     /// transaction.
-    pub fn follow_policy(&self, irql: &Passive) {
+    pub fn follow_policy(&mut self, irql: &Passive) {
         // After a refusal the thread of this call tries again.
-        let _settled_or_refused = self.settle(&mut self.managed.lock(irql), LOCK_WAIT_MS, irql);
+        let _settled_or_refused = self.settle(LOCK_WAIT_MS, irql);
     }
 
     /// Follows a change of BFE's state, and asks the engine again if it has refused and
     /// the time has come. Returns how many milliseconds are left until the next try, if
     /// one is needed.
-    pub fn settle_when_due(&self, irql: &Passive) -> Option<u32> {
-        let has_changed = self.has_changed.swap(false, Ordering::AcqRel);
+    pub fn settle_when_due(&mut self, irql: &Passive) -> Option<u32> {
+        let has_changed = self.changes.has_changed.swap(false, Ordering::AcqRel);
         let Protection { state, next_try_ms, .. } = self.shared.protection();
         if has_changed || state.is_refused() && next_try_ms == 0 {
-            let mut managed = self.managed.lock(irql);
-            if self.interrupted.swap(false, Ordering::AcqRel) {
+            if self.changes.interrupted.swap(false, Ordering::AcqRel) {
                 // BFE has ended the session, even if it runs again by now.
-                managed.session.close();
+                self.session.close();
             }
             if has_changed {
-                managed.backoff = Backoff::default();
+                self.backoff = Backoff::default();
             }
-            let _settled_or_refused = self.settle(&mut managed, LOCK_WAIT_MS, irql);
+            let _settled_or_refused = self.settle(LOCK_WAIT_MS, irql);
         }
         let Protection { state, next_try_ms, .. } = self.shared.protection();
         state.is_refused().then_some(next_try_ms)
@@ -113,16 +110,15 @@ impl Filtering {
 
     /// Gives the engine what the state of BFE and the policy ask for, or decides when
     /// to try again. Between two tries the driver holds no lock and no transaction.
-    fn settle(&self, managed: &mut Managed, lock_wait_ms: u32, irql: &Passive) -> Result {
+    fn settle(&mut self, lock_wait_ms: u32, irql: &Passive) -> Result {
         let Shared { policies, channel, event_log, shown, .. } = &*self.shared;
         let policy = policies.values(irql);
-        let settled = managed.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
+        let settled = self.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
             if has_changed {
                 policies.restart_check();
             }
         });
-        let state = match (&managed.session, &settled) {
-            (Session::Ended, _) => return Ok(()),
+        let state = match (&self.session, &settled) {
             (Session::Open { .. }, Ok(())) => State::Active,
             (Session::Closed, Ok(())) => State::WaitingForBfe,
             (Session::Open { .. }, Err(_)) => State::Outdated,
@@ -130,10 +126,10 @@ impl Filtering {
         };
         let (status, next_try_ms) = match settled {
             Ok(()) => {
-                managed.backoff = Backoff::default();
+                self.backoff = Backoff::default();
                 (0, 0)
             }
-            Err(status) => (status.code(), managed.backoff.next_wait()),
+            Err(status) => (status.code(), self.backoff.next_wait()),
         };
         let protection = Protection { state, status, next_try_ms };
         if shown.set(&protection, clock::milliseconds()) {
@@ -189,7 +185,15 @@ impl Session {
     }
 }
 
-impl BfeFollower for PoolArc<Filtering> {
+impl Changes {
+    /// Nothing has changed yet. The signal is that of the thread that calls
+    /// [`Filtering::settle_when_due`].
+    pub fn new(signal: PoolArc<Signal>) -> Self {
+        Self { signal, has_changed: AtomicBool::new(false), interrupted: AtomicBool::new(false) }
+    }
+}
+
+impl BfeFollower for PoolArc<Changes> {
     fn note(&self, interrupted: bool, irql: &Passive) {
         // In this order: who sees the change sees the interruption.
         self.interrupted.fetch_or(interrupted, Ordering::AcqRel);
@@ -198,43 +202,8 @@ impl BfeFollower for PoolArc<Filtering> {
     }
 }
 
-/// Follows the state of BFE, with a session while it runs. The fields are in the order
-/// in which they are dropped: first the session is closed for good, then nothing follows
-/// BFE any more.
-pub struct Following {
-    #[expect(dead_code, reason = "its drop closes the session")]
-    session: Ending<PoolArc<Filtering>>,
-    subscription: Subscription<PoolArc<Filtering>>,
-}
-
-impl End for PoolArc<Filtering> {
-    fn end(&self, irql: &Passive) {
-        self.managed.lock(irql).session = Session::Ended;
-    }
-}
-
-impl Following {
-    /// Begins to follow, and opens the session if BFE runs.
-    pub fn begin(device: &Device, filtering: &PoolArc<Filtering>, irql: &Passive) -> Result<Self> {
-        let subscription = Subscription::new(device, filtering.clone(), irql)?;
-        let following = Self { session: Ending::new(filtering.clone(), irql), subscription };
-        open_first(&following.subscription, irql)?;
-        Ok(following)
-    }
-}
-
-/// Opens the session for the first time. Tries again if BFE changed its state
-/// meanwhile: BFE may have stopped while the session was being opened, which is not
-/// a refusal.
-fn open_first(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
-    loop {
-        let (before, follower) = (filtering.changes(), filtering.follower());
-        match follower.settle(&mut follower.managed.lock(irql), LOCK_WAIT_AT_START_MS, irql) {
-            Err(_) if filtering.changes() != before => {}
-            result => return result,
-        }
-    }
-}
+/// Follows the state of BFE until dropped.
+pub type Following = Subscription<PoolArc<Changes>>;
 
 /// Adds and deletes filters so that they fit a new policy, in one transaction. If that
 /// fails, the filters stay as they are, unless the session is lost. Returns whether

@@ -36,6 +36,8 @@ pub struct FlowSummary {
     pub id: u64,
     /// Packets and bytes.
     pub totals: Totals,
+    /// Some NET_BUFFERs were not counted.
+    pub is_cut: bool,
     /// The id of the process.
     pub process: u32,
     /// How long the flow lasted, in milliseconds.
@@ -141,6 +143,11 @@ impl Flows {
         }
     }
 
+    /// Counts packets in the flow's record. The context may be any number.
+    pub fn count_in_record(&self, context: u64, passed: FlowPackets) {
+        FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
+    }
+
     /// A context is gone. The flow ends with its last context.
     pub fn release(&self, context: u64) -> Option<FlowSummary> {
         let ended = self.allocator.release(&self.records, FlowKey::from_context(context))?;
@@ -155,6 +162,7 @@ impl Flows {
         FlowSummary {
             id: flow.id(),
             totals,
+            is_cut: flow.is_cut(),
             process: flow.process(),
             duration: flow.duration(clock::milliseconds()),
             deviation: order.deviation(),

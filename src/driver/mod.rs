@@ -13,6 +13,7 @@ mod reload;
 mod rundown;
 mod scans;
 mod shared;
+mod watchdog;
 
 use crate::kernel::device::Device;
 use crate::kernel::ending::{End, Ending};
@@ -23,14 +24,15 @@ use crate::kernel::pool::{PoolArc, tag};
 use crate::kernel::processors::ProcessorRegistration;
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
-use crate::kernel::thread::Signal;
+use crate::kernel::thread::{Signal, Thread};
 use crate::kernel::watch::KeyWatch;
 use callouts::Callouts;
-use filtering::{Filtering, Following};
+use filtering::{Changes, Filtering, Following};
 use policy::Policies;
 use reload::Reload;
 use rundown::Rundown;
 use shared::{SHARED, Shared};
+use watchdog::Watchdog;
 
 /// The running driver. The fields are in the order in which they are dropped: what
 /// changes the policy and the filters, what the engine and sessions call, the state that
@@ -38,8 +40,9 @@ use shared::{SHARED, Shared};
 #[expect(dead_code, reason = "dropping the fields stops the driver")]
 pub struct Driver {
     reload: KeyWatch<Reload>,
-    filtering: Following,
+    following: Following,
     callouts: Callouts,
+    watchdog: Thread<Watchdog>,
     last_events: Ending<LastEvents>,
     events: ProviderRegistration<Rundown>,
     processors: ProcessorRegistration,
@@ -69,19 +72,21 @@ impl entry::Lifecycle for Driver {
         let device = Device::create(object, irql)?;
         let shared = SHARED.publish(PoolArc::new(tag::SHARED, Shared::new(object, policies, irql)?)?, irql);
         if shared.policies.values(irql).checks_order() {
-            shared.order.prepare(irql);
+            shared.order.prepare(irql)?;
         }
         // Before a callout can be called.
         let processors = ProcessorRegistration::new(&shared, irql)?;
         let events = ProviderRegistration::new(&shared, irql);
+        let signal = PoolArc::new(tag::SIGNAL, Signal::new(irql)?)?;
+        let watchdog = Thread::new(Watchdog(shared.share()), signal, irql)?;
         let callouts = callouts::register(&device, shared.share(), irql)?;
         let signal = PoolArc::new(tag::SIGNAL, Signal::new(irql)?)?;
-        let filtering = PoolArc::new(tag::FILTERING, Filtering::new(shared.share(), signal.clone(), irql)?)?;
-        let reload = Reload::new(shared.share(), filtering.clone());
-        let filtering = Following::begin(&device, &filtering, irql)?;
+        let changes = PoolArc::new(tag::FILTERING, Changes::new(signal.clone()))?;
+        let following = Following::new(&device, changes, irql)?;
+        let reload = Reload::new(shared.share(), Filtering::begin(shared.share(), &following, irql)?);
         reload.started(irql);
         let reload = KeyWatch::new(object, reload, signal, irql)?;
         let last_events = Ending::new(LastEvents(shared.share()), irql);
-        Ok(Self { reload, filtering, callouts, last_events, events, processors, shared, device })
+        Ok(Self { reload, following, callouts, watchdog, last_events, events, processors, shared, device })
     }
 }

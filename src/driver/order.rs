@@ -54,15 +54,13 @@ impl OrderCheck {
         self.walks.add(tag::WALKS, processor, nothing, irql)
     }
 
-    /// Allocates the ties, before the order is checked for the first time. Without
-    /// memory for them, the check goes on without them.
-    pub fn prepare(&self, irql: &Passive) {
-        if irql.at_dispatch(|irql| self.ties.read(irql).is_empty())
-            && let Ok(ties) =
-                PoolVec::zeroed(tag::TIES, TIE_SETS).and_then(|ties| PoolBox::new(tag::TIES, ties))
-        {
+    /// Allocates the ties, before the order is checked for the first time.
+    pub fn prepare(&self, irql: &Passive) -> Result {
+        if irql.at_dispatch(|irql| self.ties.read(irql).is_empty()) {
+            let ties = PoolBox::new(tag::TIES, PoolVec::zeroed(tag::TIES, TIE_SETS)?)?;
             self.ties.replace(ties, irql);
         }
+        Ok(())
     }
 
     /// Takes in a classify, under the check with this number. Returns a deviation

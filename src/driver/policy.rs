@@ -7,7 +7,7 @@ use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::pool::{PoolBox, tag};
 use crate::kernel::registry::{Keys, Room, Source, ValueError};
-use crate::kernel::status::Result;
+use crate::kernel::status::{Result, Status};
 use crate::logic::events::REASONS;
 use crate::logic::mix::mix;
 use crate::logic::policy::values::MODE;
@@ -79,9 +79,18 @@ struct Report {
     /// What was refused when the registry was last read, indexed as `VALUES`. The
     /// low 8 bits are the reason, the bits above them the entry, and the highest bit says
     /// that the value is from Group Policy; 0 means not refused.
-    refused: [AtomicU64; VALUES.len()],
+    /// The last one is about all values: why nothing could be read.
+    refused: [AtomicU64; VALUES.len() + 1],
     /// What is in force if something was refused: a [`Holds`].
     holds: AtomicU8,
+}
+
+impl Report {
+    /// What is noted about all values.
+    fn whole(&self) -> &AtomicU64 {
+        let [.., whole] = &self.refused;
+        whole
+    }
 }
 
 /// What is in force if a value is refused.
@@ -106,6 +115,23 @@ impl Holds {
         }
     }
 }
+
+/// What one reading has refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusals {
+    /// A value is refused.
+    any: bool,
+    /// The registry has refused to read a value, so another reading may find it good.
+    pub is_unread: bool,
+}
+
+impl Refusals {
+    /// Nothing.
+    pub const NONE: Self = Self { any: false, is_unread: false };
+}
+
+/// The name that stands for all values, if none could be read.
+const ALL_VALUES: &str = "*";
 
 /// A refused value, as events and entries name it.
 pub struct Refusal {
@@ -212,17 +238,27 @@ impl Policies {
         self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed))
     }
 
+    /// Notes that nothing could be read, or that there is no memory for what was read.
+    pub fn note_failure(&self, status: Status) {
+        let reason = match status == Status::INSUFFICIENT_RESOURCES {
+            true => Reason::NoMemory,
+            false => Reason::Unreadable,
+        };
+        self.report.whole().store(reason as u64, Ordering::Relaxed);
+    }
+
     /// A hash of what was refused when the registry was last read.
+    #[inline(never)]
     pub fn digest_of_refusals(&self) -> u64 {
         self.refused().fold(1, mix)
     }
 
     /// What was refused when the registry was last read.
     pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
-        VALUES.iter().zip(self.refused()).filter(|(_, refused)| *refused != 0).map(|(value, refused)| {
+        self.refused().enumerate().filter(|(_, refused)| *refused != 0).map(|(index, refused)| {
             let source = if refused & GROUP_POLICY != 0 { Source::GroupPolicy } else { Source::Parameters };
             Refusal {
-                value: value.name,
+                value: VALUES.get(index).map_or(ALL_VALUES, |value| value.name),
                 reason: REASONS.get(usize::from(refused as u8)).copied().unwrap_or_default(),
                 entry: (refused >> 8) as u32,
                 source: source_name(source),
@@ -240,8 +276,7 @@ impl Policies {
     }
 
     /// Reads every value of the keys into a new policy, and notes what was refused.
-    /// Also returns how many values were refused.
-    pub fn read(&self, keys: &Keys, irql: &Passive) -> Result<(Applied, usize)> {
+    pub fn read(&self, keys: &Keys, irql: &Passive) -> Result<(Applied, Refusals)> {
         read(keys, &self.report, irql)
     }
 
@@ -323,9 +358,9 @@ impl Applied {
 }
 
 /// Reads every value into a new policy. A value that is absent or refused means its
-/// default. Also returns how many values were refused.
-fn read(keys: &Keys, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
-    let (mut policy, mut refused, mut group_policy) = (Policy::DEFAULT, 0, ValueSet::EMPTY);
+/// default. Without memory, nothing is read.
+fn read(keys: &Keys, report: &Report, irql: &Passive) -> Result<(Applied, Refusals)> {
+    let (mut policy, mut refusals, mut group_policy) = (Policy::DEFAULT, Refusals::NONE, ValueSet::EMPTY);
     let mut room = PoolBox::<Room>::zeroed(tag::VALUE)?;
     let mut exemptions = PoolBox::<Exemptions>::zeroed(tag::EXEMPTIONS)?;
     for ((index, value), noted) in VALUES.iter().enumerate().zip(&report.refused) {
@@ -340,10 +375,12 @@ fn read(keys: &Keys, report: &Report, irql: &Passive) -> Result<(Applied, usize)
         group_policy = group_policy.with(index, source == Source::GroupPolicy);
         // A session that asks meanwhile sees what was refused before, or now.
         noted.store(parsed.map_or_else(|refused| encode(refused, source), |()| 0), Ordering::Relaxed);
-        refused += usize::from(parsed.is_err());
+        refusals.any |= parsed.is_err();
+        refusals.is_unread |= parsed.is_err_and(|refused| refused.reason == Reason::Unreadable);
     }
+    report.whole().store(0, Ordering::Relaxed);
     let exemptions = (!exemptions.is_empty()).then_some(exemptions);
-    Ok((Applied::new(policy, exemptions, group_policy), refused))
+    Ok((Applied::new(policy, exemptions, group_policy), refusals))
 }
 
 /// A refusal as [`Report`] holds it.

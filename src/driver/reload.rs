@@ -2,16 +2,16 @@
 //! refusal, sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::events::{self, Occasion};
 use super::filtering::Filtering;
-use super::policy::Applied;
+use super::policy::{Applied, Refusals};
 use super::shared::Shared;
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::registry::{Keys, Room, Source};
+use crate::kernel::status::{Result, Status};
 use crate::kernel::watch::KeyFollower;
 use crate::logic::policy::Mode;
 use crate::logic::policy::values::mode;
@@ -27,18 +27,25 @@ const COUNTERS_INTERVAL_MS: u64 = 10_000;
 pub struct Reload {
     shared: PoolArc<Shared>,
     /// The policy determines which filters there are.
-    pub filtering: PoolArc<Filtering>,
+    filtering: Filtering,
     /// When the counters were last logged, in milliseconds.
-    counters_logged: AtomicU64,
+    counters_logged: u64,
     /// Whether the thread has read the registry, which the start has read before.
-    has_followed: AtomicBool,
+    has_followed: bool,
+    /// Whether the last reading has failed.
+    is_unread: bool,
 }
 
 impl Reload {
     /// Follows nothing yet.
-    pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
-        let counters_logged = AtomicU64::new(clock::milliseconds());
-        Self { shared, filtering, counters_logged, has_followed: AtomicBool::new(false) }
+    pub fn new(shared: PoolArc<Shared>, filtering: Filtering) -> Self {
+        Self {
+            shared,
+            filtering,
+            counters_logged: clock::milliseconds(),
+            has_followed: false,
+            is_unread: false,
+        }
     }
 
     /// Tells events and event log that the driver has started, its policy, and whether it
@@ -56,30 +63,41 @@ impl Reload {
         event_log.protection(&protection, irql);
     }
 
+    /// Reads a new policy, without putting it in force. Fails if nothing can be read, or if
+    /// there is no memory for what the policy asks for.
+    fn read(&self, keys: &Keys, irql: &Passive) -> Result<core::result::Result<PoolBox<Applied>, Refusals>> {
+        let (applied, refusals) = self.shared.policies.read(keys, irql)?;
+        if refusals != Refusals::NONE {
+            return Ok(Err(refusals));
+        }
+        if applied.values().checks_order() {
+            self.shared.order.prepare(irql)?;
+        }
+        PoolBox::new(tag::APPLIED, applied).map(Ok)
+    }
+
     /// Puts a good policy in force.
-    fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
+    fn replace(&mut self, applied: PoolBox<Applied>, irql: &Passive) {
         let Shared { policies, channel, event_log, .. } = &*self.shared;
         self.shared.scans.apply(&applied.values());
         event_log.apply(&applied.values());
-        if applied.values().checks_order() {
-            self.shared.order.prepare(irql);
-        }
         policies.replace(applied, irql);
         self.filtering.follow_policy(irql);
         events::policy(channel, Occasion::Change, policies, irql);
     }
 
     /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
-    fn keep(&self, keys: &Keys, irql: &Passive) {
+    fn keep(&self, keys: Option<&Keys>, irql: &Passive) {
         let Shared { policies, channel, event_log, .. } = &*self.shared;
-        let mode = mode_alone(keys, irql).filter(|(mode, _)| *mode != Mode::Enforce);
+        let mode = keys.and_then(|keys| mode_alone(keys, irql)).filter(|(mode, _)| *mode != Mode::Enforce);
+        let is_news = event_log.has_news(policies);
         match policies.keep(mode, irql) {
             true => events::policy(channel, Occasion::Change, policies, irql),
+            false if self.is_unread && !is_news => {}
             false => events::rejected(channel, Occasion::Change, policies, irql),
         }
-        match self.has_followed.load(Ordering::Relaxed) {
-            true => event_log.refused(policies, irql),
-            false => event_log.refused_again(policies, irql),
+        if is_news || self.has_followed && !self.is_unread {
+            event_log.refused(policies, irql);
         }
     }
 }
@@ -89,19 +107,31 @@ impl KeyFollower for Reload {
     /// because a part of a new policy can mean the opposite of the whole. It also
     /// stays if there is no memory for a new one. `Mode` 0 and 1 always take effect,
     /// so that the driver can always be switched off.
-    fn follow(&self, keys: &Keys, irql: &Passive) {
-        let applied = match self.shared.policies.read(keys, irql) {
-            Ok((applied, 0)) => PoolBox::new(tag::APPLIED, applied).ok(),
-            Ok(_) | Err(_) => None,
+    fn follow(&mut self, keys: &Keys, irql: &Passive) -> bool {
+        let is_unread = match self.read(keys, irql) {
+            Ok(Ok(applied)) => {
+                self.replace(applied, irql);
+                (self.has_followed, self.is_unread) = (true, false);
+                return true;
+            }
+            Ok(Err(refusals)) => refusals.is_unread,
+            Err(status) => {
+                self.shared.policies.note_failure(status);
+                true
+            }
         };
-        match applied {
-            Some(applied) => self.replace(applied, irql),
-            None => self.keep(keys, irql),
-        }
-        self.has_followed.store(true, Ordering::Relaxed);
+        self.keep(Some(keys), irql);
+        (self.has_followed, self.is_unread) = (true, is_unread);
+        !is_unread
     }
 
-    fn tick(&self, irql: &Passive) -> u32 {
+    fn lost(&mut self, status: Status, irql: &Passive) {
+        self.shared.policies.note_failure(status);
+        self.keep(None, irql);
+        self.is_unread = true;
+    }
+
+    fn tick(&mut self, irql: &Passive) -> u32 {
         let next_try = self.filtering.settle_when_due(irql);
         let Shared { policies, channel, event_log, processors, scans, rare, flows, .. } = &*self.shared;
         let policy = policies.values(irql);
@@ -114,8 +144,8 @@ impl KeyFollower for Reload {
         });
         event_log.tick(|| self.shared.overruled(), flows.refused(), &policy, irql);
         let now = clock::milliseconds();
-        if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_INTERVAL_MS {
-            self.counters_logged.store(now, Ordering::Relaxed);
+        if now.saturating_sub(self.counters_logged) >= COUNTERS_INTERVAL_MS {
+            self.counters_logged = now;
             self.shared.log_counters(irql);
         }
         let sweep = (policy.scan_window_ms / 8).clamp(*SWEEP_INTERVAL_MS.start(), *SWEEP_INTERVAL_MS.end());

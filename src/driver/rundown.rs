@@ -24,7 +24,7 @@ impl Listen for Rundown {
     fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
         // Writing is not permitted: the driver has not started yet and will log its
         // state when it has, or `Trace` is 0.
-        if channel.permitted() == 0 {
+        if channel.permitted() & !events::BEFORE_START == 0 {
             return;
         }
         events::started(channel, Occasion::Rundown, irql);

@@ -20,10 +20,11 @@ use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::net_buffer::Lists;
 use crate::logic::callouts::{CALLOUTS, Callout, CalloutIndex};
 use crate::logic::counters::Counters;
-use crate::logic::flow::Flow;
-use crate::logic::order::Deviation;
+use crate::logic::flow::{CUT, Flow, FlowPackets};
+use crate::logic::order::{Deviation, Direction};
 use crate::logic::processor::Processor;
 use crate::logic::protection::{Protection, Shown};
 use crate::logic::scan::Encounter;
@@ -80,7 +81,7 @@ impl Shared {
     /// The state at the start.
     pub fn new(driver: &DriverObject, policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         let policy = policies.values(irql);
-        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::HUSHPORT))?;
+        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::HUSHPORT, events::BEFORE_START))?;
         Ok(Self {
             processors: PerCpu::new(irql)?,
             elsewhere: PoolBox::zeroed(tag::COUNTERS)?,
@@ -121,16 +122,39 @@ impl Shared {
 
     /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet
     /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
-    /// flow's context. This is the only place that counts it.
+    /// flow's context. A packet that a heavier sublayer has blocked is not counted: it
+    /// does not go on, or the driver that has blocked it injects it again, and it comes
+    /// back.
     #[inline(always)]
     pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
-        let context = incoming.flow_context();
-        if context != 0
-            && let Some(packets) = incoming.flow_packets()
-            && let Some(ended) = self.flows.count_packet(context, packets, irql)
-        {
-            self.flow_ended(&ended, irql);
+        if incoming.flow_context() != 0 && !incoming.is_blocked() {
+            self.count_flow_packets(incoming, irql);
         }
+    }
+
+    /// Counts an indication of a flow that goes on.
+    #[inline(always)]
+    pub fn count_flow_packets(&self, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
+        let context = incoming.flow_context();
+        match incoming.flow_packet() {
+            None => {}
+            Some((direction, Ok(bytes))) => {
+                let packet = FlowPackets { direction, packets: 1, bytes };
+                if let Some(ended) = self.flows.count_packet(context, packet, irql) {
+                    self.flow_ended(&ended, irql);
+                }
+            }
+            Some((direction, Err((lists, header)))) => self.count_lists(context, lists, direction, header),
+        }
+    }
+
+    /// Counts any number of lists, whose packets have headers of this many bytes.
+    #[cold]
+    #[inline(never)]
+    fn count_lists(&self, context: u64, lists: Lists<'_>, direction: Direction, header: u64) {
+        let (packets, bytes) = lists.totals();
+        let bytes = bytes.saturating_sub(header * u64::from(packets & !CUT));
+        self.flows.count_in_record(context, FlowPackets { direction, packets, bytes });
     }
 
     /// Begins a flow at ALE_FLOW_ESTABLISHED, notes whether its remote has proven its

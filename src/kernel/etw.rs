@@ -21,12 +21,14 @@ use super::critical_region::CriticalRegion;
 use super::irql::{MaxDispatch, Passive};
 use super::pool::PoolArc;
 use super::published::{Publication, Published};
+use super::waiting::waiting;
 use super::wfp::guid;
 use crate::ffi;
 use crate::logic::events::LARGEST;
 use crate::logic::layers::Guid;
 use crate::logic::rate::RateLimit;
 use crate::logic::tracelogging::{Description, Event, Payload};
+use crate::logic::waiting::Awaited;
 
 /// The most events that a provider can have: a third of the gate's bits.
 const MAX: usize = u64::BITS as usize / 3;
@@ -77,11 +79,11 @@ pub trait Listen: 'static {
 }
 
 impl Channel {
-    /// A channel on which no event is permitted yet.
-    pub fn new(provider: &'static EventProvider) -> Self {
+    /// A channel on which these events are permitted, one bit for each.
+    pub fn new(provider: &'static EventProvider, permitted: u32) -> Self {
         Self {
             provider,
-            gate: AtomicU64::new(0),
+            gate: AtomicU64::new((permitted as u64) << (2 * MAX)),
             handle: AtomicU64::new(0),
             made: clock::now(),
             suppressed: AtomicU64::new(0),
@@ -265,7 +267,7 @@ impl<L: Listen> Drop for ProviderRegistration<L> {
             L::shared().wait_for_users(&irql);
             // SAFETY: the handle is registered and unregistered once, here;
             // registrations are only held at PASSIVE_LEVEL.
-            let gone = unsafe { ffi::EtwUnregister(handle) };
+            let gone = waiting(Awaited::EtwUnregister, || unsafe { ffi::EtwUnregister(handle) });
             debug_assert!(gone >= 0, "unregistering a registered handle succeeds");
         }
     }

@@ -26,6 +26,7 @@ pub mod registry;
 pub mod status;
 pub mod thread;
 pub mod utf16;
+pub mod waiting;
 pub mod watch;
 #[cfg(feature = "wdk")]
 mod wdk;

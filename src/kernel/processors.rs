@@ -7,8 +7,10 @@ use super::critical_region::CriticalRegion;
 use super::irql::Passive;
 use super::published::{Publication, Published};
 use super::status::{Result, Status, to_result};
+use super::waiting::waiting;
 use super::work_item::pause;
 use crate::ffi;
+use crate::logic::waiting::Awaited;
 
 /// How often this thread tries to come to a processor, about a millisecond apart.
 ///
@@ -213,6 +215,7 @@ impl Drop for ProcessorRegistration {
     fn drop(&mut self) {
         // SAFETY: the handle is a registration's, undone once, here. Registrations are
         // held at PASSIVE_LEVEL.
-        unsafe { ffi::KeDeregisterProcessorChangeCallback(self.0.as_ptr()) };
+        let deregister = || unsafe { ffi::KeDeregisterProcessorChangeCallback(self.0.as_ptr()) };
+        waiting(Awaited::ProcessorDeregister, deregister);
     }
 }

@@ -9,6 +9,7 @@ use super::irql::{Dispatch, Passive};
 use super::pool::PoolArc;
 use super::processors;
 use super::work_item::wait_until;
+use crate::logic::waiting::Awaited;
 
 /// A place for a value; empty until one is published.
 pub struct Published<T> {
@@ -72,7 +73,7 @@ impl<T: Sync> Published<T> {
     /// Waits until all callbacks have ended that use the value now.
     pub fn wait_for_users(&self, irql: &Passive) {
         processors::wait_for_all(irql);
-        wait_until(|| self.users.load(Ordering::SeqCst) == 0);
+        wait_until(Awaited::Callbacks, || self.users.load(Ordering::SeqCst) == 0);
     }
 }
 

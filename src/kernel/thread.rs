@@ -7,19 +7,30 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::irql::Passive;
 use super::pool::{PoolArc, PoolBox, tag};
 use super::status::{Result, to_result};
+use super::waiting::waiting;
 use crate::ffi;
+use crate::logic::waiting::Awaited;
 
 /// What a thread does.
-pub trait ThreadBody: Send + Sync {
+pub trait ThreadBody: Send {
     /// Runs on the thread. Returns after [`Signal::is_ending`] returns `true`.
-    fn run(&self, signal: &Signal, irql: &Passive);
+    fn run(&mut self, signal: &Signal, irql: &Passive);
 }
 
-/// A system thread at PASSIVE_LEVEL, which no user can suspend. Dropping it ends the thread and waits until the thread
-/// object is signaled, so that the thread no longer runs any code of the image.
+/// A system thread at PASSIVE_LEVEL, which no user can suspend. Dropping it ends the
+/// thread and waits until the thread object is signaled, so that the thread no longer runs
+/// any code of the image. Then the body is dropped.
+#[expect(dead_code, reason = "dropping the fields ends the thread, and then its body")]
 pub struct Thread<R: ThreadBody> {
-    handle: KernelHandle,
+    running: Running,
+    /// The thread alone uses it until it has ended.
     body: PoolBox<ThreadState<R>>,
+}
+
+/// A thread, whatever it runs.
+struct Running {
+    handle: KernelHandle,
+    signal: PoolArc<Signal>,
 }
 
 struct ThreadState<R> {
@@ -36,6 +47,8 @@ pub struct Signal {
 /// A kernel handle.
 struct KernelHandle(ffi::HANDLE);
 
+// SAFETY: nothing refers to the state but the thread, until it has ended.
+unsafe impl<R: ThreadBody> Sync for ThreadState<R> {}
 // SAFETY: a kernel handle is the same in every thread and process.
 unsafe impl Send for KernelHandle {}
 // SAFETY: as above; the system locks for itself.
@@ -43,12 +56,28 @@ unsafe impl Sync for KernelHandle {}
 
 impl<R: ThreadBody> Thread<R> {
     /// Starts the thread, which waits for this signal. No other thread does.
-    pub fn new(run: R, signal: PoolArc<Signal>, _: &Passive) -> Result<Self> {
-        let body = PoolBox::new(tag::THREAD, ThreadState { signal, run })?;
+    pub fn new(run: R, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
+        let body = PoolBox::new(tag::THREAD, ThreadState { signal: signal.clone(), run })?;
+        // SAFETY: the body is of this type, and lives until the thread has ended: fields
+        // are dropped in their order.
+        let running = unsafe { Running::start(routine::<R>, body.as_ptr().cast(), signal, irql) }?;
+        Ok(Self { running, body })
+    }
+}
+
+impl Running {
+    /// # Safety
+    /// The routine may be called with the context until the result is dropped.
+    unsafe fn start(
+        routine: unsafe extern "C" fn(*mut c_void),
+        context: *mut c_void,
+        signal: PoolArc<Signal>,
+        _: &Passive,
+    ) -> Result<Self> {
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
         // SAFETY: handle and attributes are locals, NULL means the system
-        // process, the body lives until the thread has ended (see Drop), and
+        // process, the context is by this function's contract, and
         // the call is made at PASSIVE_LEVEL.
         to_result(unsafe {
             ffi::PsCreateSystemThread(
@@ -57,18 +86,19 @@ impl<R: ThreadBody> Thread<R> {
                 ptr::from_ref(&attributes).cast_mut(),
                 ptr::null_mut(),
                 ptr::null_mut(),
-                Some(routine::<R>),
-                body.as_ptr().cast(),
+                Some(routine),
+                context,
             )
         })?;
-        Ok(Self { handle: KernelHandle(handle), body })
+        Ok(Self { handle: KernelHandle(handle), signal })
     }
 }
 
 /// KSTART_ROUTINE. It must end the thread itself (PsCreateSystemThread, remarks).
 unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
-    // SAFETY: the context is the body, which outlives the thread.
-    let body = unsafe { &*context.cast::<ThreadState<R>>() };
+    // SAFETY: the context is the body, which outlives the thread. Nothing else has a
+    // reference to it meanwhile.
+    let body = unsafe { &mut *context.cast::<ThreadState<R>>() };
     // SAFETY: a system thread starts at PASSIVE_LEVEL (PsCreateSystemThread).
     let irql = unsafe { Passive::assume() };
     body.run.run(&body.signal, &irql);
@@ -78,13 +108,11 @@ unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
     debug_assert!(to_result(failed).is_ok(), "a system thread can end itself");
 }
 
-impl<R: ThreadBody> Drop for Thread<R> {
+impl Drop for Running {
     fn drop(&mut self) {
-        // The thread shares the body until it has ended. The box of the body leads to
-        // it by an address, so `self` is no reference to it.
-        self.body.signal.ending.store(true, Ordering::Release);
-        self.body.signal.set();
-        wait(&self.handle, ptr::null_mut());
+        self.signal.ending.store(true, Ordering::Release);
+        self.signal.set();
+        waiting(Awaited::Thread, || wait(&self.handle, ptr::null_mut()));
     }
 }
 

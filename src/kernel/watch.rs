@@ -5,19 +5,24 @@ use super::entry::DriverObject;
 use super::irql::Passive;
 use super::pool::PoolArc;
 use super::registry::{Key, Keys, Source};
-use super::status::Result;
+use super::status::{Result, Status};
 use super::thread::{Signal, Thread, ThreadBody};
 use super::work_item::pause;
 
 /// Follows the values of the keys.
-pub trait KeyFollower: Send + Sync {
+pub trait KeyFollower: Send {
     /// Reads the values. Called once when watching begins, for changes made before, and
-    /// after every change.
-    fn follow(&self, keys: &Keys, irql: &Passive);
+    /// after every change. Returns whether this has worked. If not, it is called again
+    /// after the next look.
+    fn follow(&mut self, keys: &Keys, irql: &Passive) -> bool;
+
+    /// The keys cannot be looked at now, so a change may be unknown. As long as this lasts,
+    /// it is called after every look; then [`Self::follow`] is called.
+    fn lost(&mut self, status: Status, irql: &Passive);
 
     /// Called repeatedly, and at once when the signal is woken. Returns the time until
     /// the next call, in milliseconds.
-    fn tick(&self, irql: &Passive) -> u32;
+    fn tick(&mut self, irql: &Passive) -> u32;
 }
 
 /// Watches the keys until dropped, on a thread of its own.
@@ -48,9 +53,12 @@ const PAUSES: u32 = 256;
 /// What was seen of the keys.
 struct Seen {
     keys: Keys,
-    /// In the order of [`Source::ALL`]; `None` before the first look.
-    states: Option<[State; Source::ALL.len()]>,
+    /// `None` until the values have been read.
+    states: Option<States>,
 }
+
+/// In the order of [`Source::ALL`].
+type States = [State; Source::ALL.len()];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -68,7 +76,7 @@ impl<F: KeyFollower> KeyWatch<F> {
 }
 
 impl<F: KeyFollower> ThreadBody for Watcher<F> {
-    fn run(&self, signal: &Signal, irql: &Passive) {
+    fn run(&mut self, signal: &Signal, irql: &Passive) {
         let mut seen = Seen { keys: Keys { group_policy: None, parameters: None }, states: None };
         // When the next tick is due, and the milliseconds until then. A wait that is over
         // counts as its length, because the clock may be behind by a tick of the system.
@@ -89,12 +97,26 @@ impl<F: KeyFollower> ThreadBody for Watcher<F> {
 }
 
 impl<F: KeyFollower> Watcher<F> {
-    /// Looks at the keys, and has a change followed. If a key cannot be opened or
-    /// queried now, nothing is known.
-    fn look(&self, seen: &mut Seen, irql: &Passive) {
-        let Ok(mut states) = self.states(&mut seen.keys, irql) else { return };
-        if seen.states == Some(states) {
-            return;
+    /// Looks at the keys, and has a change followed. Until this has worked, the next look
+    /// tries again.
+    fn look(&mut self, seen: &mut Seen, irql: &Passive) {
+        let before = seen.states.take();
+        seen.states = match self.settled(&mut seen.keys, before, irql) {
+            Ok(states) if before == Some(states) => before,
+            Ok(states) => self.follower.follow(&seen.keys, irql).then_some(states),
+            Err(status) => {
+                self.follower.lost(status, irql);
+                None
+            }
+        };
+    }
+
+    /// The states, if they are those from before or do not change any more. Fails if a key
+    /// cannot be opened or queried.
+    fn settled(&self, keys: &mut Keys, before: Option<States>, irql: &Passive) -> Result<States> {
+        let mut states = self.states(keys, irql)?;
+        if before == Some(states) {
+            return Ok(states);
         }
         // Until the time has advanced, another change would leave no trace.
         for _ in 0..PAUSES {
@@ -105,16 +127,12 @@ impl<F: KeyFollower> Watcher<F> {
                 break;
             }
             pause();
-            match self.states(&mut seen.keys, irql) {
-                Ok(changed) => states = changed,
-                Err(_) => return,
-            }
+            states = self.states(keys, irql)?;
         }
-        seen.states = Some(states);
-        self.follower.follow(&seen.keys, irql);
+        Ok(states)
     }
 
-    fn states(&self, keys: &mut Keys, irql: &Passive) -> Result<[State; Source::ALL.len()]> {
+    fn states(&self, keys: &mut Keys, irql: &Passive) -> Result<States> {
         Ok([
             self.state(&mut keys.group_policy, Source::GroupPolicy, irql)?,
             self.state(&mut keys.parameters, Source::Parameters, irql)?,

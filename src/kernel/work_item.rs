@@ -6,7 +6,9 @@ use super::device::Device;
 use super::irql::Passive;
 use super::pool::{PoolBox, tag};
 use super::status::{Result, Status, to_result};
+use super::waiting::waiting;
 use crate::ffi;
+use crate::logic::waiting::Awaited;
 
 /// The work of a work item.
 pub trait Work: Send + Sync {
@@ -101,7 +103,7 @@ impl<W: Work> Drop for WorkItem<W> {
         // shares the state meanwhile, so this must not be `WorkState::drop`, which has
         // the only reference.
         let state: &WorkState<W> = &self.0;
-        wait_until(|| state.requests.load(Ordering::Acquire) == 0);
+        wait_until(Awaited::WorkItem, || state.requests.load(Ordering::Acquire) == 0);
     }
 }
 
@@ -115,10 +117,12 @@ impl<W> Drop for WorkState<W> {
 
 /// Waits until `done` returns `true`, and lets other threads run meanwhile. To be
 /// called at PASSIVE_LEVEL.
-pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
-    while !done() {
-        pause();
-    }
+pub(crate) fn wait_until(awaited: Awaited, mut done: impl FnMut() -> bool) {
+    waiting(awaited, || {
+        while !done() {
+            pause();
+        }
+    });
 }
 
 /// Waits for a millisecond. To be called at PASSIVE_LEVEL.

@@ -25,3 +25,4 @@ pub mod stealth;
 pub mod tcp;
 pub mod tracelogging;
 pub mod transport;
+pub mod waiting;

@@ -49,7 +49,10 @@ impl Decide for EchoRequest {
             return None;
         }
         if indication.flow_context() != 0 {
-            shared.count_flow_packet(&indication.view(callout)?, irql);
+            if indication.is_blocked() {
+                return None;
+            }
+            shared.count_flow_packets(&indication.view(callout)?, irql);
         }
         shared.count(callout.index, Verdict::Observed, irql);
         Some(Action::Continue)

@@ -8,7 +8,9 @@ use crate::kernel::device::Device;
 use crate::kernel::irql::{self, Dispatch, Passive};
 use crate::kernel::processors;
 use crate::kernel::status::{Result, to_result};
+use crate::kernel::waiting::waiting;
 use crate::kernel::work_item::{Work, WorkItem, WorkState, wait_until};
+use crate::logic::waiting::Awaited;
 
 /// Whether BFE runs, so that a session can be opened. To be called only after
 /// [`Subscription::new`] has returned (FwpmBfeStateGet0, remarks).
@@ -56,14 +58,15 @@ impl<F: BfeFollower> Subscription<F> {
         let mut handle = ptr::null_mut();
         // SAFETY: the device is alive, and the item at the context's address
         // outlives the subscription: fields are dropped in their order.
-        to_result(unsafe {
+        let subscribe = || unsafe {
             ffi::FwpmBfeStateSubscribeChanges0(
                 device.as_ptr().cast(),
                 Some(changed::<F>),
                 item.as_ptr().cast(),
                 &mut handle,
             )
-        })?;
+        };
+        to_result(waiting(Awaited::BfeSubscribe, subscribe))?;
         Ok(Self { change: Change(handle), item })
     }
 
@@ -115,7 +118,7 @@ impl Drop for Change {
     fn drop(&mut self) {
         // The callback must have ended before its context and the image are freed.
         // If the call fails, there is no choice but to try again.
-        wait_until(|| {
+        wait_until(Awaited::BfeUnsubscribe, || {
             // SAFETY: the handle is a subscription's, and it is not used again
             // once this has succeeded. Subscriptions are only held at PASSIVE_LEVEL.
             to_result(unsafe { ffi::FwpmBfeStateUnsubscribeChanges0(self.0) }).is_ok()

@@ -11,8 +11,10 @@ use crate::kernel::device::Device;
 use crate::kernel::irql::{self, Dispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
+use crate::kernel::waiting::waiting;
 use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
+use crate::logic::waiting::Awaited;
 
 /// The functions of a callout, as safe code. They run at DISPATCH_LEVEL: if the engine
 /// calls at a lower level, the thunks raise it. Below DISPATCH_LEVEL the thread may be
@@ -110,7 +112,8 @@ impl<C: FlowContexts> CalloutRegistration<C> {
         loop {
             // SAFETY: the device is alive, callout and id are locals, the functions
             // live as long as the image, and the call is made at PASSIVE_LEVEL.
-            let status = unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) };
+            let register = || unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) };
+            let status = waiting(Awaited::CalloutRegister, register);
             match (to_result(status), NonZeroU32::new(callout.flags)) {
                 (Ok(()), _) => return Ok(Self { id, contexts: contexts.clone(), _device: device.clone() }),
                 (Err(_), Some(flags)) if refuses_flags(status) => {
@@ -138,7 +141,7 @@ impl<C: FlowContexts> Drop for CalloutRegistration<C> {
     fn drop(&mut self) {
         // SAFETY: registrations are made at PASSIVE_LEVEL, and dropped there.
         let irql = unsafe { Passive::assume() };
-        wait_until(|| {
+        wait_until(Awaited::CalloutUnregister, || {
             // SAFETY: the id is a registered callout's; at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
             // STATUS_DEVICE_BUSY while flows or another thread use the callout.

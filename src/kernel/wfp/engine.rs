@@ -7,7 +7,9 @@ use crate::ffi;
 use crate::kernel::irql::Passive;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::utf16::Utf16;
+use crate::kernel::waiting::waiting;
 use crate::logic::layers::Guid;
+use crate::logic::waiting::Awaited;
 
 /// An open session. It is dynamic: the engine deletes its objects when it is closed.
 pub struct Engine {
@@ -103,9 +105,10 @@ impl Engine {
         let mut handle = ptr::null_mut();
         // SAFETY: kernel callers pass no server and no identity; session and
         // handle are locals, and the call is made at PASSIVE_LEVEL.
-        to_result(unsafe {
+        let open = || unsafe {
             ffi::FwpmEngineOpen0(ptr::null(), ffi::RPC_C_AUTHN_WINNT, ptr::null_mut(), &session, &mut handle)
-        })?;
+        };
+        to_result(waiting(Awaited::EngineOpen, open))?;
         Ok(Self { handle, lost: false })
     }
 
@@ -119,7 +122,8 @@ impl Engine {
     pub fn transaction<'a>(&'a mut self, irql: &'a Passive) -> Result<Transaction<'a>> {
         // SAFETY: the session is open and, borrowed alone, in no transaction;
         // the call is made at PASSIVE_LEVEL.
-        let begun = to_result(unsafe { ffi::FwpmTransactionBegin0(self.handle, 0) });
+        let begin = || unsafe { ffi::FwpmTransactionBegin0(self.handle, 0) };
+        let begun = to_result(waiting(Awaited::TransactionBegin, begin));
         // If the call failed, only its reply may be lost. So abort in this case, too.
         let transaction = Transaction { engine: self, _irql: irql, begun: begun.is_ok(), open: true };
         begun.map(|()| transaction)
@@ -130,7 +134,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: the session is open and closed once, here; sessions are only
         // held at PASSIVE_LEVEL. If BFE has closed it, the call fails harmlessly.
-        let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.handle) };
+        let close = || unsafe { ffi::FwpmEngineClose0(self.handle) };
+        let _closed_or_gone = waiting(Awaited::EngineClose, close);
     }
 }
 
@@ -155,7 +160,8 @@ impl Transaction<'_> {
         };
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the object is a local whose pointers outlive the call.
-        to_result(unsafe { ffi::FwpmProviderAdd0(self.engine.handle, &object, ptr::null_mut()) })
+        let add = || unsafe { ffi::FwpmProviderAdd0(self.engine.handle, &object, ptr::null_mut()) };
+        to_result(waiting(Awaited::ProviderAdd, add))
     }
 
     /// Adds the sublayer.
@@ -169,7 +175,8 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider.
-        to_result(unsafe { ffi::FwpmSubLayerAdd0(self.engine.handle, &object, ptr::null_mut()) })
+        let add = || unsafe { ffi::FwpmSubLayerAdd0(self.engine.handle, &object, ptr::null_mut()) };
+        to_result(waiting(Awaited::SublayerAdd, add))
     }
 
     /// Adds a callout.
@@ -183,9 +190,9 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider; the id is not asked for.
-        to_result(unsafe {
-            ffi::FwpmCalloutAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut())
-        })
+        let add =
+            || unsafe { ffi::FwpmCalloutAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut()) };
+        to_result(waiting(Awaited::CalloutAdd, add))
     }
 
     /// Adds a filter.
@@ -214,9 +221,9 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider; the id is not asked for.
-        to_result(unsafe {
-            ffi::FwpmFilterAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut())
-        })
+        let add =
+            || unsafe { ffi::FwpmFilterAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut()) };
+        to_result(waiting(Awaited::FilterAdd, add))
     }
 
     /// Deletes a filter that this session has added. Returns whether it existed. The
@@ -224,7 +231,8 @@ impl Transaction<'_> {
     pub fn delete_filter(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the key is a local.
-        let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.handle, &guid(key)) };
+        let delete = || unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.handle, &guid(key)) };
+        let status = waiting(Awaited::FilterDelete, delete);
         match to_result(status) {
             Ok(()) => Ok(true),
             Err(_) if status == ffi::STATUS_FWP_FILTER_NOT_FOUND || status == ffi::STATUS_FWP_NOT_FOUND => {
@@ -238,7 +246,8 @@ impl Transaction<'_> {
     /// no document says that it is over.
     pub fn commit(mut self) -> Result {
         // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
-        let committed = to_result(unsafe { ffi::FwpmTransactionCommit0(self.engine.handle) });
+        let commit = || unsafe { ffi::FwpmTransactionCommit0(self.engine.handle) };
+        let committed = to_result(waiting(Awaited::TransactionCommit, commit));
         self.open = committed.is_err();
         committed
     }
@@ -249,7 +258,8 @@ impl Drop for Transaction<'_> {
         if self.open {
             // SAFETY: the session is open, at PASSIVE_LEVEL. Without a transaction the
             // call fails.
-            let aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.handle) };
+            let abort = || unsafe { ffi::FwpmTransactionAbort0(self.engine.handle) };
+            let aborted = waiting(Awaited::TransactionAbort, abort);
             let never_begun = !self.begun && aborted == ffi::STATUS_FWP_NO_TXN_IN_PROGRESS;
             self.engine.lost |= to_result(aborted).is_err() && !never_begun;
         }

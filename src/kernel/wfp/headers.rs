@@ -5,10 +5,9 @@ use core::num::NonZeroU64;
 
 use super::incoming::{Incoming, Known};
 use super::indicated::IndicatedPacket;
-use super::net_buffer::NetBuffer;
+use super::net_buffer::{Lists, NetBuffer};
 use crate::ffi;
 use crate::logic::bytes::Bytes;
-use crate::logic::flow::FlowPackets;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::layers::{Decision, Role};
 use crate::logic::order::{Direction, Kinds, Numbers, Tracking};
@@ -185,23 +184,28 @@ impl Incoming<'_> {
         .to_packet()
     }
 
-    /// The NET_BUFFERs and payload bytes to count for the flow. `None` at layers
-    /// that do not count. The count is exact up to 64 NET_BUFFERs per list. With
-    /// RSC, URO, USO and LSO one NET_BUFFER is many packets.
+    /// The packet to count for the flow, if the indication shows a single NET_BUFFER, else
+    /// the lists, and the bytes of each header. `None` at layers that do not count. With RSC,
+    /// URO, USO and LSO one NET_BUFFER is many packets.
     #[inline(always)]
-    pub fn flow_packets(&self) -> Option<FlowPackets> {
+    pub fn flow_packet(&self) -> Option<(Direction, core::result::Result<u64, (Lists<'_>, u64)>)> {
         let direction = self.callout().flow_packets?;
-        let Some(buffer) = self.segment() else {
-            return Some(FlowPackets { direction, packets: 1, bytes: 0 });
+        let Some(buffer) = self.segment() else { return Some((direction, Err((Lists::NONE, 0)))) };
+        let header = self.counted_header(direction);
+        let single = match direction {
+            Direction::Outbound => buffer.single(),
+            Direction::Inbound => buffer.received(),
         };
-        let (packets, bytes) = buffer.totals();
-        // Outbound the data of each NET_BUFFER start with the transport header.
-        let header = match direction {
-            Direction::Outbound => self.transport_header_size().unwrap_or(0),
+        Some((direction, single.map(|bytes| bytes.saturating_sub(header)).ok_or((buffer.lists(), header))))
+    }
+
+    /// Outbound the data of each NET_BUFFER start with the transport header.
+    #[inline(always)]
+    fn counted_header(&self, direction: Direction) -> u64 {
+        match direction {
+            Direction::Outbound => self.transport_header_size().unwrap_or(0).into(),
             Direction::Inbound => 0,
-        };
-        let bytes = bytes.saturating_sub(u64::from(header) * u64::from(packets));
-        Some(FlowPackets { direction, packets, bytes })
+        }
     }
 
     #[inline(always)]

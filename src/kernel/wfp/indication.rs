@@ -69,6 +69,12 @@ impl<'a> Indication<'a> {
         Some((callout, self.view_at(callout, pair.layer(), pair.v4.least_values)))
     }
 
+    /// Whether a heavier sublayer has blocked.
+    #[inline(always)]
+    pub fn is_blocked(&self) -> bool {
+        self.out.actionType == ffi::FWP_ACTION_BLOCK
+    }
+
     #[inline(always)]
     fn view_at(
         &self,

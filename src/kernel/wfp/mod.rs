@@ -8,7 +8,7 @@ mod headers;
 pub mod incoming;
 pub mod indicated;
 pub mod indication;
-mod net_buffer;
+pub mod net_buffer;
 pub mod tracking;
 
 use crate::ffi;

@@ -13,13 +13,14 @@ use core::sync::atomic::{AtomicI16, AtomicPtr, Ordering};
 
 use crate::ffi;
 use crate::logic::bytes::Bytes;
+use crate::logic::flow::CUT;
 
 /// The most MDLs that are followed. A packet's headers need far fewer.
 const MAX_MDLS: usize = 64;
 
-/// The most NET_BUFFERs of a list that are counted. A segment of the largest offload
-/// (64 KB, in packets of 1 KB) needs no more.
-const MAX_BUFFERS: usize = 64;
+/// The most NET_BUFFERs and further lists that are visited to count what an indication
+/// shows. Each may miss the cache, so a visit takes up to a tenth of a microsecond.
+const MAX_VISITS: usize = 1024;
 
 /// A NET_BUFFER that lives for `'a`.
 pub struct NetBuffer<'a> {
@@ -27,6 +28,9 @@ pub struct NetBuffer<'a> {
     data_offset: u32,
     data_length: u32,
     next: *const ffi::NET_BUFFER,
+    /// The list that the packet was found in. Only the first NET_BUFFER of the first list
+    /// is given out.
+    list: *const ffi::NET_BUFFER_LIST,
     of_list: PhantomData<&'a ffi::NET_BUFFER_LIST>,
 }
 
@@ -42,6 +46,14 @@ macro_rules! read {
     }};
 }
 
+impl<'a> NetBuffer<'a> {
+    /// The NET_BUFFERs of its list, and those of the lists that follow it.
+    #[inline(always)]
+    pub fn lists(&self) -> Lists<'a> {
+        Lists { first: self.list, of_list: PhantomData }
+    }
+}
+
 impl NetBuffer<'_> {
     /// The first NET_BUFFER of a list.
     ///
@@ -53,16 +65,15 @@ impl NetBuffer<'_> {
         if list.is_null() {
             return None;
         }
-        let first = read!(list, __bindgen_anon_1.__bindgen_anon_1.FirstNetBuffer);
         // SAFETY: a list's buffers live as long as the list.
-        unsafe { Self::at(first) }
+        unsafe { Self::at(first_buffer(list), list) }
     }
 
     /// # Safety
     /// `buffer` is NULL or points to a NET_BUFFER that lives, with its MDLs, as long
     /// as the result.
     #[inline(always)]
-    unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
+    unsafe fn at(buffer: *const ffi::NET_BUFFER, list: *const ffi::NET_BUFFER_LIST) -> Option<Self> {
         if buffer.is_null() {
             return None;
         }
@@ -72,6 +83,7 @@ impl NetBuffer<'_> {
             // 32 bits; a view as SIZE_T has them in its lower half.
             data_length: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.DataLength),
             next: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.Next),
+            list,
             of_list: PhantomData,
         })
     }
@@ -89,27 +101,31 @@ impl NetBuffer<'_> {
         u64::from(self.data_length) + u64::from(back)
     }
 
-    /// The NET_BUFFERs of the list from this one on, and the bytes of their data. At
-    /// most [`MAX_BUFFERS`] are counted.
-    pub fn totals(&self) -> (u32, u64) {
-        let (mut packets, mut bytes, mut next) = (1, u64::from(self.data_length), self.next);
-        for _ in 1..MAX_BUFFERS {
-            // SAFETY: a list's buffers live as long as the list, and the last
-            // one's link is NULL.
-            let Some(buffer) = (unsafe { Self::at(next) }) else { break };
-            packets += 1;
-            bytes += u64::from(buffer.data_length);
-            next = buffer.next;
-        }
-        (packets, bytes)
+    /// The bytes of its data, if no NET_BUFFER and no list follows.
+    #[inline(always)]
+    pub fn single(&self) -> Option<u64> {
+        (self.next.addr() | next_list(self.list).addr() == 0).then_some(self.data_length.into())
+    }
+
+    /// The bytes of its data, if no list follows. Received lists have one NET_BUFFER each:
+    /// only for "outgoing data" there can be more ("Packet Indication Format").
+    #[inline(always)]
+    pub fn received(&self) -> Option<u64> {
+        next_list(self.list).is_null().then_some(self.data_length.into())
     }
 
     /// The bytes behind headers of this many bytes each, which begin `back` bytes
-    /// before the data start, in all NET_BUFFERs of the list. `None` if the headers
-    /// are longer.
+    /// before the data start, in all NET_BUFFERs of the indication. `None` if the headers
+    /// are longer, or if there are more NET_BUFFERs than are counted.
     #[inline(always)]
     pub fn payload(&self, back: u32, headers: u32) -> Option<u64> {
-        let (packets, bytes) = if self.next.is_null() { (1, self.data_length.into()) } else { self.totals() };
+        let (packets, bytes) = match self.single() {
+            Some(bytes) => (1, bytes),
+            None => self.lists().totals(),
+        };
+        if packets & CUT != 0 {
+            return None;
+        }
         let packets = u64::from(packets);
         (bytes + packets * u64::from(back)).checked_sub(packets * u64::from(headers))
     }
@@ -185,6 +201,62 @@ impl NetBuffer<'_> {
         }
         rest.is_empty().then_some(())
     }
+}
+
+/// A list, and those that follow it. Outbound a list may have several NET_BUFFERs ("Packet
+/// Indication Format"). The page says that only STREAM and the forward path show several
+/// lists. But received UDP that software has coalesced is said to be a chain of up to 255
+/// lists.
+#[derive(Clone, Copy)]
+pub struct Lists<'a> {
+    first: *const ffi::NET_BUFFER_LIST,
+    of_list: PhantomData<&'a ffi::NET_BUFFER_LIST>,
+}
+
+impl Lists<'_> {
+    /// No list is shown. It counts as one packet without bytes.
+    pub const NONE: Self = Self { first: ptr::null(), of_list: PhantomData };
+
+    /// The NET_BUFFERs, with the mark [`CUT`] if there are more than are counted, and the
+    /// bytes of their data.
+    #[cold]
+    #[inline(never)]
+    pub fn totals(self) -> (u32, u64) {
+        if self.first.is_null() {
+            return (1, 0);
+        }
+        let (mut packets, mut bytes, mut list) = (0, 0, self.first);
+        let mut next = first_buffer(list);
+        for _ in 0..=MAX_VISITS {
+            // SAFETY: a list's buffers live as long as the list, and the last one's link is
+            // NULL.
+            if let Some(buffer) = unsafe { NetBuffer::at(next, list) } {
+                packets += 1;
+                bytes += u64::from(buffer.data_length);
+                next = buffer.next;
+                continue;
+            }
+            list = next_list(list);
+            if list.is_null() {
+                return (packets, bytes);
+            }
+            next = first_buffer(list);
+        }
+        let is_cut = !next.is_null() || !next_list(list).is_null();
+        (if is_cut { packets | CUT } else { packets }, bytes)
+    }
+}
+
+/// The first NET_BUFFER of a list that is alive.
+#[inline(always)]
+fn first_buffer(list: *const ffi::NET_BUFFER_LIST) -> *const ffi::NET_BUFFER {
+    read!(list, __bindgen_anon_1.__bindgen_anon_1.FirstNetBuffer)
+}
+
+/// The list that follows a list that is alive.
+#[inline(always)]
+fn next_list(list: *const ffi::NET_BUFFER_LIST) -> *const ffi::NET_BUFFER_LIST {
+    read!(list, __bindgen_anon_1.__bindgen_anon_1.Next)
 }
 
 /// Contiguous bytes of a packet.

@@ -155,4 +155,11 @@ messages! {
     ENTRIES_LEFT_OUT = 9, Warning, Service,
         "hushport has left out %2 entries, because it writes at most %3 a minute.",
         "Sums up the entries that the limit has suppressed.";
+
+    /// The driver waits for long.
+    WAITING = 10, Warning, Service,
+        "hushport has waited for %2 for %3 seconds.",
+        "A call of the system does not return or is refused again and again, or a part of the \
+            driver does not end: what the driver waits for (see the event Waiting), and for how long. \
+            Written after 30 seconds, and then every minute.";
 }

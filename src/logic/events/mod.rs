@@ -166,6 +166,17 @@ events! {
         next_try_ms: u32 = "NextTryMs",
     }
 
+    /// The driver has waited for something for 30 s or more: a call of the system does not
+    /// return, or is refused again and again. Written after 30 s, and then every minute. It
+    /// is the only event before the driver has started.
+    Waiting: WARNING, LIFE => {
+        /// What the driver waits for: the name of a call; `DriverThread`, the driver's own
+        /// thread; `WorkItem`, its work item; `Callbacks`, callbacks that use its state.
+        awaited: &'static str = "Awaited",
+        /// For how long it has waited.
+        seconds: u32 = "Seconds",
+    }
+
     /// A policy is in force. Written when the driver starts, when a change of the
     /// registry has taken effect, as a whole or only its `Mode`, and when a session
     /// asks for the state. Its fields are the registry values of the same name.
@@ -225,11 +236,13 @@ events! {
     }
 
     /// A registry value is refused. Written for each refused value when the driver
-    /// starts, when the registry has changed, and when a session asks for the state.
+    /// starts, when the registry has changed, and when a session asks for the state. If the
+    /// registry refuses to read values, or memory is short, the driver tries again every
+    /// 1.25 s. This is written again only if it fails in another way.
     PolicyRejected: WARNING, POLICY => {
         /// Why it is written: `Start`, `Change` or `Rundown`.
         occasion: &'static str = "Occasion",
-        /// The name of the value.
+        /// The name of the value; `*` if no value could be read.
         value: &'static str = "Value",
         /// Why it is refused.
         reason: &'static str = "Reason",
@@ -320,12 +333,14 @@ events! {
         bytes_out: u64 = "BytesOut",
         /// Payload bytes in.
         bytes_in: u64 = "BytesIn",
-        /// NET_BUFFERs out. With USO and LSO one is many packets. At most 64 per
-        /// list are counted.
+        /// NET_BUFFERs out. With USO and LSO one is many packets. What a heavier
+        /// sublayer has blocked is not counted, here and in the other counts.
         packets_out: u64 = "PacketsOut",
-        /// NET_BUFFERs in. With RSC and URO one is many packets. At most 64 per list
-        /// are counted.
+        /// NET_BUFFERs in. With RSC and URO one is many packets.
         packets_in: u64 = "PacketsIn",
+        /// Whether an indication had more than about 1000 NET_BUFFERs. Those behind them
+        /// are not counted, so packets and bytes are too low.
+        cut: bool = "Cut",
         /// How long the flow lasted, in ms.
         duration_ms: u64 = "DurationMs",
         /// Whether it kept the documented order of layers: `Kept`, `Deviated`, or

@@ -137,7 +137,7 @@ pub fn layer_name(layer_name: Option<LayerIndex>) -> Text<2> {
 }
 
 /// The names of the reasons for a refusal, by number; no reason has 0.
-pub const REASONS: [&str; Reason::BadProfile as usize + 1] = [
+pub const REASONS: [&str; Reason::NoMemory as usize + 1] = [
     "",
     "WrongType",
     "WrongLength",
@@ -159,4 +159,5 @@ pub const REASONS: [&str; Reason::BadProfile as usize + 1] = [
     "BadLuid",
     "NeverRemote",
     "BadProfile",
+    "NoMemory",
 ];

@@ -1,6 +1,6 @@
 //! Allocates and frees the records of flows.
 
-use super::counts::{FlowPackets, Totals};
+use super::counts::{CUT, FlowPackets, Totals};
 use super::record::{Begin, Flow};
 use super::slots::Slots;
 use crate::logic::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -101,7 +101,10 @@ impl FlowAllocator {
     #[inline(never)]
     pub fn count(records: &[Flow], key: FlowKey, passed: FlowPackets) {
         if let Some(flow) = Self::flow(records, key) {
-            flow.sums().pass(passed);
+            flow.sums().pass(FlowPackets { packets: passed.packets & !CUT, ..passed });
+            if passed.packets & CUT != 0 {
+                flow.cut(key.generation());
+            }
         }
     }
 

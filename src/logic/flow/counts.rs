@@ -17,12 +17,16 @@ pub struct Totals {
 pub struct FlowPackets {
     /// The direction.
     pub direction: Direction,
-    /// NET_BUFFERs; at most 64 per list are counted. With RSC, URO, USO and LSO one
-    /// NET_BUFFER is many packets.
+    /// NET_BUFFERs, about a thousand at most, and the mark [`CUT`] if the indication had
+    /// more. With RSC, URO, USO and LSO one NET_BUFFER is many packets.
     pub packets: u32,
     /// Bytes of payload.
     pub bytes: u64,
 }
+
+/// In a number of NET_BUFFERs: there were more, which are not counted. The number is then
+/// too large for a slot.
+pub const CUT: u32 = 1 << 31;
 
 /// A slot's counts in one word, from its lowest bit: bytes out and in, 22 bits each,
 /// then packets out and in, 10 bits each. The highest bit of each count is a guard:
@@ -92,7 +96,7 @@ pub(super) struct Sum {
 const BYTES: u32 = 40;
 /// Bits of a unit. Whoever finds a whole unit moves it. The rest of the field is
 /// room for others that add meanwhile, each less than a unit: 255 of them for the
-/// bytes. For the packets it is many thousands, because a list counts at most 64
+/// bytes. For the packets it is thousands, because an indication counts at most a thousand
 /// NET_BUFFERs and a slot at most 511.
 const BYTES_UNIT: u32 = 32;
 const PACKETS_UNIT: u32 = 20;

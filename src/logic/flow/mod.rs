@@ -56,7 +56,7 @@ pub mod record;
 pub mod slots;
 
 pub use allocator::{EndedFlow, FlowAllocator, FlowKey};
-pub use counts::{FlowPackets, Totals};
+pub use counts::{CUT, FlowPackets, Totals};
 pub use record::{Begin, Flow};
 pub use slots::{Counted, Slot, Slots};
 

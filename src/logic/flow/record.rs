@@ -24,7 +24,7 @@ pub struct Flow {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Flow>() == 64);
 
-/// The state of a record, in 64 bits. From the lowest: contexts, visitors, taken,
+/// The state of a record, in 64 bits. From the lowest: contexts, visitors, cut, taken,
 /// upper bits of the start time, generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
@@ -35,7 +35,9 @@ const CONTEXTS: u64 = 0xff;
 /// One visitor, which hands over what a processor has counted. There is at most one
 /// for each processor, and Windows has at most 2048 processors.
 const VISITOR: u64 = 1 << 8;
-const VISITORS: u64 = 0x7fff << 8;
+const VISITORS: u64 = 0x3fff << 8;
+/// Some NET_BUFFERs of the flow were not counted.
+const CUT: u64 = 1 << 22;
 /// The record is in use, or is being allocated or finished.
 const TAKEN: u64 = 1 << 23;
 const TIME_SHIFT: u32 = 24;
@@ -119,6 +121,17 @@ impl Flow {
     /// The order that the flow keeps.
     pub fn order(&self) -> &Order {
         &self.order
+    }
+
+    /// Notes that some NET_BUFFERs of the flow with this generation are not counted.
+    pub(super) fn cut(&self, generation: u32) {
+        let cut = |word| Word(word).is_live(generation).then_some(word | CUT);
+        let _before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cut);
+    }
+
+    /// Whether some NET_BUFFERs were not counted.
+    pub fn is_cut(&self) -> bool {
+        self.word().0 & CUT != 0
     }
 
     /// How long the flow lasted until `now`, in the unit of [`Begin::started`]. The

@@ -44,6 +44,8 @@ pub enum Reason {
     NeverRemote = 19,
     /// Not the name of a profile.
     BadProfile = 20,
+    /// There is no memory to read the values, or for what they ask for.
+    NoMemory = 21,
 }
 
 /// A refusal, without the name of the value.

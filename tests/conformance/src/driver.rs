@@ -38,8 +38,7 @@ pub struct Conformance {
 impl entry::Lifecycle for Conformance {
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let device = Device::create(object, irql)?;
-        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::PROVIDER))?;
-        channel.permit(u32::MAX);
+        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::PROVIDER, u32::MAX))?;
         let mut report = Report::open(object, channel.clone(), irql)?;
         let parameters = Some(Key::parameters(object, irql)?.ok_or(Status::INSUFFICIENT_RESOURCES)?);
         let keys = Keys { group_policy: None, parameters };

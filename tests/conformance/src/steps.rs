@@ -14,6 +14,7 @@ use crate::kernel::status::{Result, Status};
 use crate::kernel::thread::{Signal, ThreadBody};
 use crate::kernel::work_item::wait_until;
 use crate::logic::layers::{Family, Guid};
+use crate::logic::waiting::Awaited;
 use crate::measure::{FLOW_LAYER, State};
 use crate::report::Report;
 use crate::wrappers::callout::{self, Callouts, Place};
@@ -74,7 +75,7 @@ pub struct Steps {
 }
 
 impl ThreadBody for Steps {
-    fn run(&self, signal: &Signal, irql: &Passive) {
+    fn run(&mut self, signal: &Signal, irql: &Passive) {
         let mut report = self.report.lock(irql);
         self.ask(&mut report, irql);
         let mut done = step::STARTED;
@@ -111,7 +112,7 @@ impl Steps {
             let key = driver::key(Place::Flags, bit as u16);
             let (status, registered) = callout::register(&self.device, key, flag, Place::Flags, irql);
             if let Some(callout) = &registered {
-                wait_until(|| {
+                wait_until(Awaited::CalloutUnregister, || {
                     let _status = callout.unregister(irql);
                     callout.is_gone()
                 });
@@ -245,7 +246,7 @@ impl Steps {
 /// Gives other threads time: callbacks that are not awaited.
 fn pause(_: &Passive) {
     let mut looks = 0;
-    wait_until(|| {
+    wait_until(Awaited::Callbacks, || {
         looks += 1;
         looks > 20
     });

@@ -138,7 +138,7 @@ impl Driver {
     }
 
     /// Chooses which calls of the driver fail.
-    pub fn faults(&self) -> &Faults {
+    pub fn faults(&self) -> &Arc<Faults> {
         &self.faults
     }
 

@@ -51,6 +51,27 @@ fn a_flow_counts_by_direction_and_ends_once() {
 }
 
 #[test]
+fn a_flow_is_cut_until_its_record_is_used_again() {
+    let (allocator, records) = (FlowAllocator::new(1), records(1));
+    let cut = passed(Direction::Outbound, 1024 | CUT, 9);
+    let first = allocator.start(&records, &begin(1, 1)).unwrap();
+    FlowAllocator::count(&records, first, passed(Direction::Outbound, 1024, 9));
+    assert!(!records[first.index()].is_cut());
+    FlowAllocator::count(&records, first, cut);
+    records[first.index()].hold();
+    assert!(allocator.release(&records, first).is_none());
+    let ended = allocator.release(&records, first).unwrap();
+    assert!(ended.flow().is_cut());
+    assert_eq!(totals(&ended), Totals { packets: [2048, 0], bytes: [18, 0] });
+    drop(ended);
+    let second = allocator.start(&records, &begin(2, 2)).unwrap();
+    // A context of the flow before.
+    FlowAllocator::count(&records, first, cut);
+    let ended = allocator.release(&records, second).unwrap();
+    assert_eq!((ended.flow().is_cut(), totals(&ended)), (false, Totals::default()));
+}
+
+#[test]
 fn a_reused_record_starts_at_zero() {
     let (allocator, records) = (FlowAllocator::new(1), records(1));
     let first = allocator.start(&records, &begin(1, 1)).unwrap();

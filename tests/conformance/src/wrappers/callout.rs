@@ -13,6 +13,7 @@ use crate::kernel::wfp::guid;
 use crate::kernel::work_item::wait_until;
 use crate::logic::callouts::{self, Callout};
 use crate::logic::layers::{Guid, Shows};
+use crate::logic::waiting::Awaited;
 use crate::measure::{self, STATE, State};
 use crate::probe::Answer;
 
@@ -129,7 +130,7 @@ impl Drop for Callouts {
         let irql = unsafe { Passive::assume() };
         // The image must not be unloaded before the engine has let go of every
         // callout, so it tries again.
-        wait_until(|| {
+        wait_until(Awaited::CalloutUnregister, || {
             // SAFETY: the state is published until the callouts are gone.
             if let Some(state) = unsafe { state() } {
                 measure::remove_contexts(state);

@@ -72,11 +72,22 @@ impl Expectations for Hushport {
 
     fn configure(&self, machine: &Machine, step: usize) -> bool {
         if let Some((observe, _)) = CONFIGURATIONS.get(step) {
+            // The check of the order needs memory, and writes to the flow that is open.
+            machine.set("CheckOrder", 1 - *observe);
             machine.set("Observe", *observe);
             // The driver may wait before it looks at the registry, or asks the engine, again.
             machine.kernel().pass(LOOK_AGAIN);
         }
         step < CONFIGURATIONS.len()
+    }
+
+    fn has_followed(&self, machine: &Machine, step: usize) -> bool {
+        let filters = machine.engine().objects().filters.len();
+        CONFIGURATIONS.get(step).is_none_or(|(_, expected)| filters == *expected)
+    }
+
+    fn has_own_time(&self) -> bool {
+        true
     }
 
     fn follows(&self, machine: &Machine) -> Result<(), String> {

@@ -164,13 +164,14 @@ fn at_the_start_a_mode_takes_effect_beside_a_refused_value() {
     }
 }
 
-/// `Mode` 0 takes effect even if the driver gets no memory.
+/// `Mode` 0 takes effect even if the driver gets no memory. It says that the rest waits.
 #[test]
 fn it_can_be_switched_off_without_memory() {
     let running = Running::start(&[("ExemptPorts", RegistryValue::multi_sz(["22"]))]);
     running.bench.machine.kernel().pool().fail_above(0);
     let events = running.mode(0);
-    assert_eq!((applied(&events), refused(&events)), (vec![(0, 2)], vec![]));
+    let waits = ["*", "NoMemory", "LastPolicyExceptMode"];
+    assert_eq!((applied(&events), refused(&events)), (vec![(0, 2)], vec![waits]));
     assert_eq!(running.verdict(), "Off");
     assert_eq!(applied(&running.mode(2)), []);
     running.bench.machine.kernel().pool().fail_above(usize::MAX);

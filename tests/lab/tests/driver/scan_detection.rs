@@ -344,12 +344,18 @@ enum Step {
     Scan,
 }
 
+/// The waits of the driver's watchdog, which has a thread of its own.
+const WATCHDOG_MS: u64 = 5_000;
+
 fn steps(calls: &[Call]) -> Vec<Step> {
     // Keyword of ScanDetected (docs/EVENTS.md).
     let is_scan = |call: &&Call| call.number("EventDescriptor.Keyword") == Some(8);
     let steps = calls.iter().filter(|call| call.on_system_thread).filter_map(|call| match call.export {
         "ZwWaitForSingleObject" => match call.value("Timeout")? {
-            journal::Value::Number(interval) => Some(Step::Wait((*interval as i64).unsigned_abs() / 10_000)),
+            journal::Value::Number(interval) => {
+                let wait = (*interval as i64).unsigned_abs() / 10_000;
+                Some(Step::Wait(wait)).filter(|_| wait != WATCHDOG_MS)
+            }
             _ => None,
         },
         "EtwWriteTransfer" => Some(call).filter(is_scan).map(|_| Step::Scan),

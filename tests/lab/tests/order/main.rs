@@ -9,3 +9,4 @@ mod quiet;
 mod random_exchanges;
 mod reauthorizations;
 mod segment;
+mod taken;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::table::{FALLIBLE, row};
 use crate::nt::{Caller, Effect, FailCalls, Failure};
+use crate::status::Status;
 
 /// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,7 @@ impl fmt::Display for Mode {
 pub struct Plan {
     /// The number of the first one, counted from 1 over the calls that can fail. Of the
     /// calls of the driver's own threads, only those to the engine's management interface
-    /// count and fail: the others, such as looks at the registry, come in no fixed order.
+    /// count and fail, unless [`Faults::count_threads`] asks for all of them.
     pub nth: usize,
     /// Whether later calls fail, too.
     pub mode: Mode,
@@ -58,10 +59,20 @@ pub struct Injection {
     pub failure: Failure,
 }
 
+impl Injection {
+    /// Whether the call has said something of a registry value that is not so: that the
+    /// value does not exist, or is longer. The driver has to believe it.
+    pub fn is_answer(&self) -> bool {
+        let answers = [Status::OBJECT_NAME_NOT_FOUND, Status::BUFFER_OVERFLOW, Status::BUFFER_TOO_SMALL];
+        FALLIBLE[self.row].name == "ZwQueryValueKey" && answers.contains(&self.failure.status)
+    }
+}
+
 /// The calls that fail in one machine; none until it is armed.
 #[derive(Default)]
 pub struct Faults {
     armed: AtomicBool,
+    counts_threads: AtomicBool,
     state: Mutex<State>,
     before: Mutex<Option<BeforeCall>>,
 }
@@ -82,6 +93,12 @@ struct State {
     next: Option<(usize, usize, Failure)>,
     /// Every call of these rows fails this way.
     always: Vec<(usize, Failure)>,
+    /// No call of these rows returns.
+    blocked: Vec<usize>,
+    /// The row of the planned call, and how many calls of it are left until it comes.
+    by_function: Option<(usize, usize)>,
+    /// Whether the planned call has come.
+    has_begun: bool,
     /// The rows of the calls so far.
     calls: Vec<usize>,
     injected: Vec<Injection>,
@@ -102,6 +119,19 @@ impl Faults {
         BEFORE.set(false);
         *self.state() = State { plan, ..State::default() };
         self.armed.store(true, Ordering::Release);
+    }
+
+    /// Counts every call of the driver's own threads. On a machine with a time of its own
+    /// a thread makes its calls in a fixed order; otherwise, it repeats some as time passes.
+    pub fn count_threads(&self) {
+        self.counts_threads.store(true, Ordering::Relaxed);
+    }
+
+    /// Finds the planned call by its function instead of by its number over all calls:
+    /// `nth` counts the calls of this row. So calls of other functions, on other threads,
+    /// may come earlier or later than in the run in which it was chosen.
+    pub fn plan_by_function(&self, row: usize, nth: usize) {
+        self.state().by_function = Some((row, nth));
     }
 
     /// Makes the next call of an export fail, whatever its number and its thread are.
@@ -128,6 +158,17 @@ impl Faults {
     /// If an export is not in [`FALLIBLE`].
     pub fn fail_always(&self, names: &[&str], failure: Failure) {
         self.state().always = names.iter().map(|name| (row_of(name), failure)).collect();
+        self.armed.store(true, Ordering::Release);
+    }
+
+    /// Lets calls of these exports, on every thread, not begin their work until they are let
+    /// go, so that they do not return. This replaces what an earlier call has set; without
+    /// exports, all calls go on.
+    ///
+    /// # Panics
+    /// If an export is not in [`FALLIBLE`].
+    pub fn block(&self, names: &[&str]) {
+        self.state().blocked = names.iter().map(|name| row_of(name)).collect();
         self.armed.store(true, Ordering::Release);
     }
 
@@ -180,7 +221,10 @@ impl FailCalls for Faults {
             BEFORE.set(false);
         }
         let mut state = self.state();
-        let counts = !state.paused && (caller == Caller::System || FALLIBLE[row].name.starts_with("Fwpm"));
+        let is_counted = caller == Caller::System
+            || FALLIBLE[row].name.starts_with("Fwpm")
+            || self.counts_threads.load(Ordering::Relaxed);
+        let counts = is_counted && !state.paused;
         if counts {
             state.calls.push(row);
         }
@@ -192,6 +236,14 @@ impl FailCalls for Faults {
         let number = state.calls.len();
         state.injected.push(Injection { number, row, failure });
         Some(failure)
+    }
+
+    fn is_blocked(&self, export: usize) -> bool {
+        if !self.armed.load(Ordering::Acquire) {
+            return false;
+        }
+        let Some(row) = row(export) else { return false };
+        self.state().blocked.contains(&row)
     }
 }
 
@@ -217,9 +269,19 @@ impl State {
     fn planned(&mut self, row: usize) -> Option<Failure> {
         let plan = self.plan?;
         let (number, call) = (self.calls.len(), &FALLIBLE[row]);
+        let is_first = match &mut self.by_function {
+            None => number == plan.nth,
+            Some((planned, left)) if *planned == row => {
+                *left = left.wrapping_sub(1);
+                *left == 0
+            }
+            Some(_) => false,
+        };
+        let has_begun = self.has_begun;
+        self.has_begun |= is_first;
         let failure = match plan.mode {
-            _ if number == plan.nth => plan.failure,
-            Mode::After if number > plan.nth => {
+            _ if is_first => plan.failure,
+            Mode::After if has_begun => {
                 let choice = mix(plan.seed ^ number as u64) % call.failures.len() as u64;
                 call.failures[choice as usize]
             }

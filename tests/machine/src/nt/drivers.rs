@@ -307,6 +307,13 @@ impl Kernel {
         decides?.failure(index, caller)
     }
 
+    /// Whether a driver's calls of the export at `index` must not return now.
+    pub(super) fn is_blocked(&self, index: usize, driver: DriverId) -> bool {
+        let service = self.drivers.service_of(driver);
+        let decides = service.fail_calls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        decides.is_some_and(|decides| decides.is_blocked(index))
+    }
+
     /// Runs the own threads of a service's driver stepwise that start from now on.
     /// `None` ends this for threads that start later.
     pub fn step_threads_of(&self, service: &str, before: Option<BeforeInstruction>) {

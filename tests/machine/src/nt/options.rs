@@ -72,6 +72,11 @@ pub struct Options {
     /// Number of NET_BUFFERs in a list at the outbound layers. The first has the
     /// packet; each other one is a byte shorter than the one before.
     pub net_buffers: usize,
+    /// Number of lists that an indication of a packet shows, each with
+    /// [`net_buffers`](Self::net_buffers). "WFP only indicates a single net buffer list",
+    /// says "Packet Indication Format"; but received datagrams that software has coalesced
+    /// are said to be a chain of up to 255.
+    pub net_buffer_lists: usize,
     /// Build number that `RtlGetVersion` reports.
     pub build: u32,
     /// How long an unload waits for work items.
@@ -139,6 +144,7 @@ impl Default for Options {
             nbl_layout: NblLayout::Contiguous,
             mdl_mapping: MdlMapping::Mapped,
             net_buffers: 1,
+            net_buffer_lists: 1,
             build: 22621,
             drain_limit: Duration::from_secs(5),
             enable_callbacks: RunningCallbacks::default(),

@@ -47,6 +47,18 @@ pub trait Expectations: Sync {
         false
     }
 
+    /// Whether the driver has taken over this step of [`Self::configure`]. Its calls work
+    /// again, and it has had 10 s.
+    fn has_followed(&self, _machine: &Machine, _step: usize) -> bool {
+        true
+    }
+
+    /// Whether the machine has a time of its own, so that the driver's threads make their
+    /// calls in a fixed order. No thread beside the sweep's may call the driver then.
+    fn has_own_time(&self) -> bool {
+        false
+    }
+
     /// Changes the driver's configuration and back, and checks that it follows. The calls
     /// of the driver work meanwhile.
     fn follows(&self, _machine: &Machine) -> Result<(), String> {

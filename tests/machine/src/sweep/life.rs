@@ -40,9 +40,12 @@ impl Variant {
     pub const ALL: [(&'static str, Self); 3] =
         [("plain", Self::Plain), ("suspended", Self::Suspended), ("open-flow", Self::OpenFlow)];
 
-    fn machine(self, service: &str) -> Machine {
+    fn machine(self, expected: &dyn Expectations) -> Machine {
+        let service = expected.service();
         match self {
-            Self::Plain | Self::OpenFlow => Machine::new(service, Options::default()),
+            Self::Plain | Self::OpenFlow => {
+                Machine::new(service, Options { own_time: expected.has_own_time(), ..Options::default() })
+            }
             Self::Suspended => {
                 let kernel = Options {
                     classify_irql: Irql::PASSIVE,
@@ -144,9 +147,15 @@ impl Baseline {
 pub fn live(expected: &dyn Expectations, file: &Arc<PeFile>, baseline: &Baseline, case: Case) -> Life {
     let Case { variant, bfe, plan } = case;
     let mut living = Living::new(expected, variant, bfe, &baseline.foreign, Some(baseline.works), Some(plan));
+    let before = baseline.calls.get(..plan.nth).unwrap_or_default();
+    if let Some(row) = before.last() {
+        let nth = before.iter().filter(|other| *other == row).count();
+        living.machine.faults().plan_by_function(*row, nth);
+    }
     living.pass(file);
     living.life.injected = living.machine.faults().injected();
-    if living.life.injected.is_empty() {
+    // How often a thread of the driver looks at something depends on when it is woken.
+    if living.life.injected.is_empty() && !expected.has_own_time() {
         living.problem("no call failed: the driver made fewer calls than without failures");
     }
     living.life
@@ -171,6 +180,10 @@ struct Living<'a> {
 
 /// The time limit for deferred work, on the host's clock.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a driver may take for what it does in pauses of milliseconds, and for a second
+/// try, on a machine with a time of its own.
+const SHORT_WAITS: Duration = Duration::from_millis(500);
 
 /// How soon a driver must do its work again after its calls work again, on the
 /// machine's clock.
@@ -198,7 +211,7 @@ impl<'a> Living<'a> {
         promise: Option<bool>,
         plan: Option<Plan>,
     ) -> Self {
-        let mut machine = variant.machine(expected.service());
+        let mut machine = variant.machine(expected);
         if expected.may_lack_imports() {
             machine.report_missing_at_call();
         }
@@ -213,6 +226,9 @@ impl<'a> Living<'a> {
             leave_behind(machine.engine(), foreign);
         }
         let left = machine.engine().objects();
+        if machine.kernel().options().own_time {
+            machine.faults().count_threads();
+        }
         machine.faults().arm(plan);
         let failing = plan.map_or(0, |plan| plan.nth);
         let life = Life::default();
@@ -275,7 +291,7 @@ impl<'a> Living<'a> {
             Ok(()) => {
                 // Otherwise the thread might do what a change of BFE's state asks for, and
                 // the calls of the run would be others than without failures.
-                self.machine.kernel().let_threads_wait(TRY);
+                self.let_threads_wait();
                 // A driver that starts must keep its promises, whatever failed.
                 self.expected.use_it(&self.machine);
                 self.look("after DriverEntry", self.bfe == Bfe::Running, false);
@@ -296,7 +312,7 @@ impl<'a> Living<'a> {
         }
         match self.load(file) {
             Ok(()) => {
-                self.machine.kernel().let_threads_wait(TRY);
+                self.let_threads_wait();
                 self.expected.use_it(&self.machine);
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
                 true
@@ -399,12 +415,8 @@ impl<'a> Living<'a> {
         }
         let works = self.expected.works(self.machine.engine());
         if self.promise == Some(true) && works != Ok(true) && self.machine.kernel().stopped().is_none() {
+            self.recover(|expected, machine| expected.works(machine.engine()) == Ok(true));
             self.machine.faults().pause(true);
-            self.machine.kernel().pass(RECOVERY);
-            let end = Instant::now() + TRY;
-            while self.expected.works(self.machine.engine()) != Ok(true) && Instant::now() < end {
-                std::thread::sleep(POLL);
-            }
             self.look("10 s after the calls work again", true, false);
             self.machine.faults().pause(self.life.refused.is_some());
         }
@@ -427,7 +439,7 @@ impl<'a> Living<'a> {
             if !kernel.work().drain(PATIENCE) {
                 self.problem(format!("{when}: deferred work does not end"));
             }
-            kernel.let_threads_wait(TRY);
+            self.let_threads_wait();
         }
         self.look(when, running, self.machine.faults().injected().len() > before);
     }
@@ -441,11 +453,52 @@ impl<'a> Living<'a> {
             if self.machine.kernel().stopped().is_some() || !self.expected.configure(&self.machine, step) {
                 return;
             }
-            self.machine.kernel().let_threads_wait(TRY);
+            self.let_threads_wait();
             let failed = self.machine.faults().injected().len() > before;
             self.look("when the configuration changes", true, failed);
+            self.expect_followed(step, before);
             step += 1;
         }
+    }
+
+    /// Checks that the driver follows a step of its configuration, at the latest soon after
+    /// its calls work again. `before`: the number of failures before the step.
+    fn expect_followed(&mut self, step: usize, before: usize) {
+        let (expected, faults) = (self.expected, self.machine.faults());
+        let stopped = self.machine.kernel().stopped().is_some();
+        if self.promise != Some(true) || stopped || expected.has_followed(&self.machine, step) {
+            return;
+        }
+        if faults.injected()[before..].iter().any(Injection::is_answer) {
+            return;
+        }
+        if !self.recover(|expected, machine| expected.has_followed(machine, step)) {
+            let text = format!("10 s after the calls work again: step {step} of the configuration is lost");
+            self.problem(text);
+        }
+    }
+
+    /// Lets the calls work again, and 10 s pass. Returns whether the driver has recovered.
+    fn recover(&self, has: impl Fn(&dyn Expectations, &Machine) -> bool) -> bool {
+        let (kernel, faults) = (self.machine.kernel(), self.machine.faults());
+        faults.pause(true);
+        match kernel.options().own_time {
+            true => kernel.run_until(kernel.clock().since_start() + RECOVERY, Duration::MAX),
+            false => kernel.pass(RECOVERY),
+        }
+        let end = Instant::now() + TRY;
+        while !has(self.expected, &self.machine) && kernel.stopped().is_none() && Instant::now() < end {
+            std::thread::sleep(POLL);
+        }
+        faults.pause(self.life.refused.is_some());
+        has(self.expected, &self.machine)
+    }
+
+    /// Lets the driver's threads do what there is to do. Some of it takes time.
+    fn let_threads_wait(&self) {
+        let kernel = self.machine.kernel();
+        kernel.run_until(kernel.clock().since_start() + SHORT_WAITS, Duration::MAX);
+        kernel.let_threads_wait(PATIENCE);
     }
 
     /// Checks what the driver does to traffic. `running`: BFE runs, so the driver

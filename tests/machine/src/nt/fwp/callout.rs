@@ -127,10 +127,9 @@ impl CalloutDriver for GuestCallout {
             let (layout, mapping) = (options.nbl_layout, options.mdl_mapping);
             scratch.choose_room(request.metadata.injections.is_some());
             let (data, laid) = scratch.layer_data(&request.data, layout, mapping);
-            if let Some(laid) =
-                laid.filter(|_| options.net_buffers > 1 && is_outbound(&kernel, request.layer))
-            {
-                scratch.fill_list(&laid, options.net_buffers);
+            if let Some(laid) = laid {
+                let buffers = if is_outbound(&kernel, request.layer) { options.net_buffers } else { 1 };
+                scratch.fill_lists(&laid, options.net_buffer_lists, buffers);
             }
             if let (Some(inside), Some(laid)) = (&inside, laid) {
                 inside.indicates(laid.list);

@@ -238,9 +238,9 @@ impl Scratch {
         }
     }
 
-    /// Extends the list to `buffers` NET_BUFFERs.
-    pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
-        self.packet.fill_list(laid, buffers);
+    /// Extends the list to a chain of lists of `buffers` NET_BUFFERs each.
+    pub(super) fn fill_lists(&mut self, laid: &Laid, lists: usize, buffers: usize) {
+        self.packet.fill_lists(laid, lists, buffers);
     }
 
     fn stream(&mut self, laid: &Laid, length: usize, flags: u32) -> Address {

@@ -43,6 +43,8 @@ const GAP_FILL: u8 = 0xA5;
 pub(in crate::nt) struct PacketRoom {
     /// NET_BUFFER_LIST and NET_BUFFER.
     head: Guarded,
+    /// Further lists, and then further NET_BUFFERs.
+    others: Option<Guarded>,
     mdls: Guarded,
     data: Guarded,
 }
@@ -60,19 +62,25 @@ pub(super) struct Laid {
 
 impl Default for PacketRoom {
     fn default() -> Self {
-        Self { head: Guarded::new(PAGE), mdls: Guarded::new(PAGE), data: Guarded::new(2 * PAGE) }
+        Self {
+            head: Guarded::new(PAGE),
+            others: None,
+            mdls: Guarded::new(PAGE),
+            data: Guarded::new(2 * PAGE),
+        }
     }
 }
 
 impl PacketRoom {
     /// Uses pages that these functions make.
     pub(super) fn apart([head, mdls, data]: [impl Fn(usize) -> Guarded; 3]) -> Self {
-        Self { head: head(PAGE), mdls: mdls(PAGE), data: data(2 * PAGE) }
+        Self { head: head(PAGE), others: None, mdls: mdls(PAGE), data: data(2 * PAGE) }
     }
 
     /// Whether an address is in these pages.
     pub(super) fn contains(&self, address: Address) -> bool {
-        [&self.head, &self.mdls, &self.data].iter().any(|room| room.contains(address))
+        let rooms = [&self.head, &self.mdls, &self.data];
+        rooms.into_iter().chain(&self.others).any(|room| room.contains(address))
     }
 
     /// The address after the last byte of a contiguous packet.
@@ -132,19 +140,38 @@ impl PacketRoom {
         Laid { list: self.head.start(), buffer: buffer_at, start: (start.0, start.1, length) }
     }
 
-    /// Extends the list to `buffers` NET_BUFFERs. Each has the packet's bytes, but
-    /// its length is one less than the length of the previous NET_BUFFER.
-    ///
-    /// # Panics
-    /// If there is no room for them. This is a bug in the lab.
-    pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
+    /// Extends the list to a chain of `lists` lists of `buffers` NET_BUFFERs each. Each
+    /// NET_BUFFER has the packet's bytes, but its length is one less than the length of the
+    /// previous one.
+    pub(super) fn fill_lists(&mut self, laid: &Laid, lists: usize, buffers: usize) {
+        let all = lists * buffers;
+        if all <= 1 {
+            return;
+        }
         let first: NET_BUFFER = self.head.get(laid.buffer);
-        let at = |number: usize| laid.buffer + number * size_of::<NET_BUFFER>();
-        for number in 0..buffers {
-            let mut buffer = first;
-            buffer.Data.stDataLength = laid.start.2.saturating_sub(number as u64);
-            buffer.Data.Next = if number + 1 < buffers { at(number + 1) } else { 0 };
-            self.head.put(at(number), &buffer);
+        let head: NET_BUFFER_LIST = self.head.get(laid.list);
+        let others = self.others.get_or_insert_with(|| Guarded::new(PAGE));
+        let size = lists * size_of::<NET_BUFFER_LIST>() + all * size_of::<NET_BUFFER>();
+        grow(others, size);
+        let (lists_at, buffers_at) = (others.start(), others.start() + lists * size_of::<NET_BUFFER_LIST>());
+        let list_at = |list: usize| match list {
+            0 => laid.list,
+            other => lists_at + other * size_of::<NET_BUFFER_LIST>(),
+        };
+        let buffer_at = |number: usize| match number {
+            0 => laid.buffer,
+            other => buffers_at + other * size_of::<NET_BUFFER>(),
+        };
+        for list in 0..lists {
+            let next = if list + 1 < lists { list_at(list + 1) } else { 0 };
+            let shown = NET_BUFFER_LIST { Next: next, FirstNetBuffer: buffer_at(list * buffers), ..head };
+            if list == 0 { &self.head } else { &*others }.put(list_at(list), &shown);
+        }
+        for number in 0..all {
+            let mut shown = first;
+            shown.Data.stDataLength = laid.start.2.saturating_sub(number as u64);
+            shown.Data.Next = if (number + 1) % buffers == 0 { 0 } else { buffer_at(number + 1) };
+            if number == 0 { &self.head } else { &*others }.put(buffer_at(number), &shown);
         }
     }
 

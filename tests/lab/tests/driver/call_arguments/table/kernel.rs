@@ -252,7 +252,7 @@ pub const CALLS: &[Export] = &[
     export!(ZwWaitForSingleObject, PASSIVE,
         "Handle": HANDLE, "the thread's event, or the thread";
         "Alertable": FALSE, "no APC ends the wait [ZwWaitForSingleObject]";
-        "Timeout": Each(&LOOKS), "no limit for the thread's end; for changes an eighth of ScanWindowMs, then the driver checks for scans; at most 1250 ms, then it looks for changes [docs/ARCHITECTURE.md]";
+        "Timeout": Each(&LOOKS), "no limit for the thread's end; for changes an eighth of ScanWindowMs, then the driver checks for scans; at most 1250 ms, then it looks for changes; the watchdog looks every 5 s [docs/ARCHITECTURE.md]";
     ),
     export!(memcmp, PASSIVE,
         "_Buf1": By(leads_somewhere), "chosen by the compiler";
@@ -271,9 +271,14 @@ pub const CALLS: &[Export] = &[
     ),
 ];
 
-/// No limit for the thread's end; else the interval of the check for scans.
-const LOOKS: [Expect; 4] =
-    [NONE, relative_ms(FIRST_WINDOW / 8), relative_ms(SECOND_WINDOW / 8), relative_ms(10_000 / 8)];
+/// No limit for a thread's end; else the interval of the check for scans, or of the watchdog.
+const LOOKS: [Expect; 5] = [
+    NONE,
+    relative_ms(FIRST_WINDOW / 8),
+    relative_ms(SECOND_WINDOW / 8),
+    relative_ms(10_000 / 8),
+    relative_ms(5_000),
+];
 
 /// The values of docs/CONFIGURATION.md.
 const VALUES: &[Expect] = &[
