@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use machine::host::{DataStart, DiscardMetadata, GroupSegment, ListenerReason, UdpDiscard, reason};
+use machine::host::{
+    DataStart, DiscardMetadata, GroupSegment, ListenerReason, StreamPackets, UdpDiscard, reason,
+};
 use machine::nt::{Irql, MdlMapping, NblLayout, RunningCallbacks};
 use machine::status::Status;
 use machine::wfp::{
@@ -14,6 +16,7 @@ use machine::wfp::{
 };
 
 use crate::world::Plan;
+use crate::world::reinjector::Reinjects;
 
 /// A point that the documents leave open, with another answer than the default.
 #[derive(Clone, Copy, Debug)]
@@ -52,18 +55,14 @@ const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut P
     Variant { name, what, tcp_can_be_silent: true, icmp_can_be_silent: true, concerns_packets: true, turn }
 }
 
-/// A variant about the driver's start or stop.
+/// A variant about the driver itself, or about packets that nobody answers: a scanner sees
+/// no difference.
 const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
     Variant { concerns_packets: false, ..variant(name, what, turn) }
 }
 
-/// A variant about packets that no scanner sends, because nobody answers them.
-const fn of_groups(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
-    Variant { concerns_packets: false, ..variant(name, what, turn) }
-}
-
 /// Every variant.
-pub static ALL: [Variant; 46] = [
+pub static ALL: [Variant; 54] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -87,14 +86,14 @@ pub static ALL: [Variant; 46] = [
     variant("reason-absent", "the metadata of the stack's discards hold no reason", |plan| {
         plan.open_points.discard_metadata = DiscardMetadata::Absent;
     }),
-    of_groups(
+    life(
         "group-segment-without-reason",
         "a segment for a broadcast or multicast address is discarded as one without endpoint",
         |plan| {
             plan.open_points.group_segment = GroupSegment::TransportDiscard(reason::INET_ENDPOINT_NOT_FOUND);
         },
     ),
-    of_groups(
+    life(
         "group-segment-unseen",
         "a segment for a broadcast or multicast address passes no layer behind INBOUND_IPPACKET",
         |plan| plan.open_points.group_segment = GroupSegment::Nothing,
@@ -160,12 +159,49 @@ pub static ALL: [Variant; 46] = [
             plan.machine.unknown_notifications = true;
         },
     ),
+    life("delete-notice-lost", "notifyFn is not told of a filter that is deleted", |plan| {
+        plan.machine.delete_notices_lost = true;
+    }),
     life("bfe-callback-dispatch", "callbacks about BFE's state run at DISPATCH_LEVEL", |plan| {
         plan.machine.bfe_irql = Irql::DISPATCH;
     }),
     life("clock-ticks", "the system's time moves in steps of 15.625 ms", |plan| {
         plan.machine.clock_tick = Duration::from_micros(15_625);
     }),
+    variant(
+        "stream-packet-above-transport",
+        "STREAM_PACKET shows each segment of a connection, above the transport layers",
+        |plan| plan.open_points.stream_packets = StreamPackets::AboveTransport,
+    ),
+    variant(
+        "stream-packet-below-transport",
+        "STREAM_PACKET shows each segment of a connection, below the transport layers",
+        |plan| plan.open_points.stream_packets = StreamPackets::BelowTransport,
+    ),
+    variant(
+        "icmp-error-at-transport",
+        "a received ICMP error is indicated at INBOUND_TRANSPORT before INBOUND_ICMP_ERROR",
+        |plan| plan.open_points.icmp_error_at_transport = true,
+    ),
+    variant(
+        "always-reauthorized",
+        "each packet of a flow is authorized again, for each reason of the headers in turn",
+        |plan| plan.open_points.always_reauthorized = true,
+    ),
+    variant("weak-host", "packets arrive on two interfaces in turn", |plan| {
+        plan.open_points.weak_host = true;
+    }),
+    variant("received-injected", "another product takes each packet that arrives and injects it", |plan| {
+        plan.reinjects = Some(Reinjects::Network);
+    }),
+    variant(
+        "received-injected-at-transport",
+        "another product injects each packet at the transport layer; no earlier layer shows it again",
+        |plan| {
+            plan.reinjects = Some(Reinjects::Transport);
+            plan.open_points.received_injection_from_the_bottom = false;
+        },
+    ),
     variant("flow-handle-later", "a first authorization has no flow handle yet", |plan| {
         plan.open_points.flow_handle_at_authorization = false;
     }),

@@ -85,6 +85,20 @@ fn tcp_alone_is_silent_where_udp_is_not() {
     hold(&names.map(v4));
 }
 
+/// What is different above and below the layers where the driver decides.
+#[test]
+fn closed_ports_are_silent_whatever_happens_to_flows_and_packets_around() {
+    let names = [
+        "stream-packet-above-transport",
+        "icmp-error-at-transport",
+        "always-reauthorized",
+        "weak-host",
+        "received-injected",
+        "received-injected-at-transport",
+    ];
+    hold(&names.map(|name| Case { families: vec![Family::V4], ..case(2, &[Syn, Udp], &[name]) }));
+}
+
 /// Windows Firewall's stealth drops afterwards what the driver lets pass.
 #[test]
 fn beside_windows_firewall_closed_ports_are_silent_in_every_mode() {

@@ -130,11 +130,13 @@ macro_rules! every_export { ($table:ident) => { $table! {
         IoAllocateErrorLogEntry IoFreeErrorLogEntry IoWriteErrorLogEntry;
     "ntoskrnl.exe" => irp:
         IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
-        IoReleaseCancelSpinLock;
+        IoReleaseCancelSpinLock IofCallDriver IoAttachDeviceToDeviceStack
+        IoDetachDevice IoGetDeviceObjectPointer;
     "ntoskrnl.exe" => process:
         IoGetCurrentProcess PsGetProcessId PsGetCurrentProcessId
         PsGetCurrentThreadId PsLookupProcessByProcessId IoGetRequestorProcess
         IoGetRequestorProcessId IoIs32bitProcess;
+    "ntoskrnl.exe" => process_routines: PsSetCreateProcessNotifyRoutineEx;
     "ntoskrnl.exe" => queued:
         KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel
         KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockFromDpcLevel;
@@ -144,6 +146,10 @@ macro_rules! every_export { ($table:ident) => { $table! {
         RtlCompareUnicodeString RtlEqualUnicodeString RtlUnicodeToMultiByteN
         RtlCompareMemory ExUuidCreate;
     "ntoskrnl.exe" => addresses: RtlIpv4StringToAddressW RtlIpv6StringToAddressW;
+    "ntoskrnl.exe" => conversions:
+        RtlInitAnsiString RtlAnsiStringToUnicodeString RtlUnicodeStringToAnsiString
+        RtlUpcaseUnicodeString RtlFreeUnicodeString RtlFreeAnsiString
+        RtlPrefixUnicodeString RtlUnicodeToUTF8N RtlUTF8ToUnicodeN;
     "ntoskrnl.exe" => debug:
         DbgPrint DbgPrintEx MmGetSystemRoutineAddress RtlUnicodeStringToInteger;
     "ntoskrnl.exe" => zw:

@@ -2,79 +2,31 @@
 //! order of every step, so a run repeats exactly.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use machine::host::Filter;
 use machine::image::PeFile;
-use machine::nt::Kernel;
 use machine::schedule::{self, Random, Scheduling, Thread};
-use machine::wfp::{AleFields, Decision, Engine, FlowHandle, LayerId, Request};
 use machine::wire::Family;
 
 use super::{Verdict, report};
 use crate::order;
+use crate::storm::host::RestlessHost;
+use crate::storm::moving::Moving;
 use crate::storm::{self, Restless};
 use crate::world::Plan;
 
 /// How often the driver is loaded and unloaded.
 const LIVES: usize = 3;
 
-/// The engine, whose classifies come from a processor that a seed chooses.
-struct Moving {
-    kernel: Arc<Kernel>,
-    engine: Arc<Engine>,
-    random: Mutex<Random>,
-    /// Distinguishes the endpoints of this traffic from those of another one.
-    endpoints: u64,
-    over: Arc<AtomicBool>,
-    classifies: Arc<AtomicU64>,
-}
-
-impl Filter for Moving {
-    fn classify(&self, request: &Request<'_>) -> Decision {
-        let processors = self.kernel.options().processors as usize;
-        let processor = self.random.lock().unwrap_or_else(PoisonError::into_inner).below(processors) as u32;
-        let mut metadata = request.metadata.clone();
-        for handle in [&mut metadata.transport_endpoint_handle, &mut metadata.parent_endpoint_handle] {
-            *handle = handle.map(|handle| handle | self.endpoints << 32);
-        }
-        self.classifies.fetch_add(1, Ordering::Relaxed);
-        // Where no filter calls the driver, nothing else lets the other threads run.
-        schedule::note("a classify", processor.into());
-        let level = self.kernel.level_of_call();
-        let request = Request { metadata: &metadata, ..*request };
-        self.kernel.on_processor(processor, level, |_| self.engine.classify(&request))
-    }
-
-    fn generation(&self, layer: LayerId) -> u64 {
-        self.engine.generation(layer)
-    }
-
-    fn ale_fields(&self) -> AleFields {
-        self.engine.options().ale_fields
-    }
-
-    fn flow_create(&self) -> FlowHandle {
-        self.engine.flow_create()
-    }
-
-    fn flow_end(&self, flow: FlowHandle) {
-        self.kernel.on_processor(0, self.kernel.level_of_call(), |_| self.engine.flow_end(flow));
-    }
-}
-
-impl Moving {
-    /// Plays every documented flow until the driver's lives are over.
-    fn play(self, family: Family) {
-        let (over, kernel) = (Arc::clone(&self.over), Arc::clone(&self.kernel));
-        let filter: Arc<dyn Filter> = Arc::new(self);
-        while !over.load(Ordering::SeqCst) && kernel.stopped().is_none() {
-            // A driver may stop the traffic.
-            let _played = order::play(Arc::clone(&filter), family);
-            schedule::note("all flows were played", 0);
-        }
+/// Plays every documented flow until the driver's lives are over.
+fn play_flows(filter: &Arc<dyn Filter>, family: Family, is_over: &dyn Fn() -> bool) {
+    while !is_over() {
+        // A driver may stop the traffic.
+        let _played = order::play(Arc::clone(filter), family);
+        schedule::note("all flows were played", 0);
     }
 }
 
@@ -87,20 +39,26 @@ pub fn play(plan: &Plan<'_>, sys: &Path, seed: u64) -> Result<Verdict> {
     let mut plan = Plan { driver: None, ..plan.clone() };
     storm::draw(seed, &mut plan.machine);
     let mut machine = plan.machine()?;
-    let (kernel, engine) = (Arc::clone(machine.kernel()), Arc::clone(machine.engine()));
+    let kernel = Arc::clone(machine.kernel());
     let (over, classifies) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut outcome = None;
     let mut threads = Vec::new();
+    let is_over = || over.load(Ordering::SeqCst) || kernel.stopped().is_some();
+    let is_over = &is_over;
     for (number, family) in (1..).zip(Family::BOTH) {
-        let moving = Moving {
-            kernel: Arc::clone(&kernel),
-            engine: Arc::clone(&engine),
-            random: Mutex::new(Random::new(seed ^ number)),
-            endpoints: number,
-            over: Arc::clone(&over),
-            classifies: Arc::clone(&classifies),
+        let filter: Arc<dyn Filter> = Arc::new(Moving::new(&kernel, seed, number, &classifies));
+        let traffic = move || play_flows(&filter, family, is_over);
+        threads.push(Thread::new(format!("traffic over {family}"), traffic));
+    }
+    for (number, family) in (3..).zip(Family::BOTH) {
+        let filter = Arc::new(Moving::new(&kernel, seed, number, &classifies));
+        let host = move || {
+            let mut host = RestlessHost::new(filter, family, seed ^ number);
+            while !is_over() {
+                host.step();
+            }
         };
-        threads.push(Thread::new(format!("traffic over {family}"), move || moving.play(family)));
+        threads.push(Thread::new(format!("a host that stays, over {family}"), host));
     }
     let (watched, ends) = (Arc::clone(&kernel), Arc::clone(&over));
     let restless = move || Restless::new(seed).play(&watched, || ends.load(Ordering::SeqCst));

@@ -18,9 +18,13 @@ pub const ALIKE: [(&str, &str, &str); 1] = [(
 )];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 9] = [
+pub const UNASKED: [(&str, &str); 13] = [
     ("notify-dispatch", "the report does not ask for the level of notifyFn"),
     ("notify-unknown", "a type of notification that no header has comes from a newer Windows"),
+    ("delete-notice-lost", "the report does not ask for notifications"),
+    ("icmp-error-at-transport", "no probe is an ICMP error"),
+    ("received-injected", "it needs another product"),
+    ("received-injected-at-transport", "it needs another product"),
     ("bfe-callback-dispatch", "the driver that measures does not subscribe to BFE's state"),
     ("clock-ticks", "the length of a tick belongs to the machine"),
     (

@@ -424,6 +424,7 @@ impl Process {
             // A thread that panicked has told so.
             let _ended = thread.join();
         }
+        self.shared.kernel.end_process(self.id);
         let pending = std::mem::take(&mut *lock(&self.pending));
         pending.values().for_each(|pending| self.shared.give_back(pending.bytes));
         let memory = std::mem::take(&mut *lock(&self.memory));

@@ -4,6 +4,8 @@
 //! the behavior of a closed port is known, it is checked: silent if the driver is
 //! loaded with a policy that says so, answering otherwise.
 
+pub mod host;
+pub mod moving;
 mod parts;
 mod promise;
 mod surroundings;
@@ -13,12 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use host::RestlessHost;
 use machine::image::PeFile;
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Kernel, LeakReport, Options, Stop, parameters_key};
 use machine::schedule::{self, Log, Random, Scheduling, Thread};
 use machine::wfp::{BfeState, Engine};
 use machine::{Machine, StartError};
+use moving::Moving;
 pub use parts::Part;
 use promise::{EXEMPT, Promise, Wanted};
 pub use surroundings::{Placed, Restless, priority};
@@ -40,7 +44,8 @@ pub trait Subject: Send {
 
 /// A machine that loads the image of the driver.
 pub struct Loaded {
-    machine: Machine,
+    /// The machine.
+    pub machine: Machine,
     file: Arc<PeFile>,
 }
 
@@ -76,8 +81,8 @@ pub enum Meanwhile {
     Policy,
     /// BFE stops and starts, too.
     Restarts,
-    /// Both happen at any time, also during load and unload. Then only a clean end
-    /// is checked.
+    /// Both happen at any time, also during load and unload, with a host whose flows
+    /// outlive the driver. Then only a clean end is checked.
     AtAnyTime,
 }
 
@@ -257,6 +262,16 @@ impl Stage {
         }
     }
 
+    /// A host whose flows outlive the driver, until the other threads are done.
+    fn restless_host(&self, seed: u64) {
+        let family = Family::BOTH[seed as usize % 2];
+        let moving = Moving::new(&self.kernel, seed, 1, &Arc::default());
+        let mut host = RestlessHost::new(Arc::new(moving), family, seed);
+        while !self.ends() {
+            host.step();
+        }
+    }
+
     /// Sets and deletes valid and invalid values, sometimes with their key.
     fn restless_policy(&self, random: &mut Random) {
         let key = parameters_key(SERVICE);
@@ -283,6 +298,18 @@ fn rest(what: &'static str, steps: usize) {
         None => std::thread::sleep(Duration::from_micros(10) * steps as u32),
     }
 }
+
+/// What happens beside the driver for as long as a run lasts, such as the life of another
+/// driver. It gets a function that says whether the run is over.
+pub struct Neighbor<'a> {
+    /// The name of its thread.
+    pub name: String,
+    /// What it does.
+    pub life: Life<'a>,
+}
+
+/// The life of a [`Neighbor`].
+pub type Life<'a> = Box<dyn FnOnce(&dyn Fn() -> bool) + Send + 'a>;
 
 /// Ends the traffic when the leading thread ends, even by a panic.
 struct Ends<'a>(&'a Stage);
@@ -313,6 +340,20 @@ pub fn draw(seed: u64, options: &mut Options) {
 /// # Panics
 /// If a promise was broken, or anything was leaked or reported.
 pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
+    storm_beside(subject, scheduling, lives, meanwhile, Vec::new())
+}
+
+/// As [`storm`], beside others. They must have left nothing when they end.
+///
+/// # Panics
+/// As [`storm`].
+pub fn storm_beside(
+    subject: &mut dyn Subject,
+    scheduling: Scheduling,
+    lives: usize,
+    meanwhile: Meanwhile,
+    neighbors: Vec<Neighbor<'_>>,
+) -> Log {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     let deterministic = matches!(scheduling, Scheduling::Deterministic { .. });
     let fine = deterministic && Random::new(seed ^ 0xF1_9E).once_in(3);
@@ -328,6 +369,10 @@ pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, me
         let (mut bfe, mut policy) = (Random::new(seed ^ 0xBFE), Random::new(seed ^ 0x90_11C7));
         threads.push(Thread::new("BFE", move || stage.restless_bfe(&mut bfe)));
         threads.push(Thread::new("administrator", move || stage.restless_policy(&mut policy)));
+        threads.push(Thread::new("host", move || stage.restless_host(seed)));
+    }
+    for Neighbor { name, life } in neighbors {
+        threads.push(Thread::new(name, move || life(&|| stage.ends())));
     }
     threads.push(Thread::new("machine", move || Restless::new(seed).play(&stage.kernel, || stage.ends())));
     let mut random = Random::new(seed ^ 0x5707_2147);

@@ -29,11 +29,13 @@ pub enum Part {
     Priorities,
     /// The machine sleeps.
     Sleep,
+    /// A host stays while the driver comes and goes, and its network changes.
+    Host,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Loads,
         Self::Policy,
         Self::Registry,
@@ -45,6 +47,7 @@ impl Part {
         Self::Stack,
         Self::Priorities,
         Self::Sleep,
+        Self::Host,
     ];
 
     /// Its name in docs/LAB.md.
@@ -61,6 +64,7 @@ impl Part {
             Self::Stack => "stack",
             Self::Priorities => "priorities",
             Self::Sleep => "sleep",
+            Self::Host => "host",
         }
     }
 
@@ -69,7 +73,7 @@ impl Part {
         match self {
             // Threads play them.
             Self::Loads | Self::Policy | Self::Registry | Self::Bfe | Self::Instructions => {}
-            Self::Priorities => {}
+            Self::Priorities | Self::Host => {}
             Self::Groups => options.group_size = [64, 2, 3][random.below(3)],
             Self::Levels => match random.below(4) {
                 0 => options.classify_irql = Irql::PASSIVE,

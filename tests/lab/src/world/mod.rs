@@ -1,6 +1,7 @@
 //! A running world: network namespace, machine, host, and maybe the driver.
 
 pub mod apart;
+pub mod reinjector;
 pub mod stronger;
 
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,8 @@ pub struct Plan<'a> {
     /// Whether a sublayer of higher weight hard-permits at every layer where the
     /// driver decides.
     pub stronger: bool,
+    /// Another product, which injects again what arrives.
+    pub reinjects: Option<reinjector::Reinjects>,
     /// Filters of a real machine, beside the driver's.
     pub state: Option<Arc<explain::State>>,
     /// Windows Firewall with its stock filters, beside the driver's.
@@ -141,6 +144,9 @@ impl Plan<'_> {
         }
         if self.stronger {
             stronger::add(machine.engine(), ActionType::PERMIT)?;
+        }
+        if let Some(into) = self.reinjects {
+            reinjector::add(machine.engine(), into)?;
         }
         if let Some(state) = &self.state {
             eprintln!("lab: {}", explain::load(state, machine.engine())?);

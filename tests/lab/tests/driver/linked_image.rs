@@ -47,7 +47,8 @@ fn the_image_keeps_every_rule() {
 
 /// docs/PERFORMANCE.md promises this size. The image is nonpaged memory. Three kilobytes
 /// of it serve processors that are added: memory that grows with them, and a walk over
-/// the active ones.
+/// the active ones. Six serve broadcasts, compartments and proven addresses, four the
+/// watchdog and what is read again.
 #[test]
 fn the_image_stays_below_its_limit() {
     for target in [Target::X64, Target::Arm64] {
@@ -55,7 +56,7 @@ fn the_image_stays_below_its_limit() {
         let file = object::read::pe::PeFile64::parse(&*bytes).unwrap();
         let sizes = file.section_table().iter().map(|section| section.virtual_size.get(object::LittleEndian));
         let size: u32 = sizes.sum();
-        assert!((10_000..126 * 1024).contains(&size), "{target:?}: {size} bytes");
+        assert!((10_000..129 * 1024).contains(&size), "{target:?}: {size} bytes");
     }
 }
 

@@ -83,3 +83,28 @@ fn a_flow_handle_that_comes_after_authorization_is_no_deviation() {
     assert_eq!((now.flows_in_order, now.deviations.len()), (2, 0), "{now:?}");
     end(world);
 }
+
+/// Authorizations for any reason, packets that another product has injected, packets from
+/// two interfaces, and layers that no page has in a sequence.
+#[test]
+fn what_happens_to_flows_on_windows_is_no_deviation() {
+    let names = [
+        "stream-packet-above-transport",
+        "stream-packet-below-transport",
+        "always-reauthorized",
+        "weak-host",
+        "received-injected",
+        "received-injected-at-transport",
+    ];
+    for name in names {
+        let mut plan = plan(&[("CheckOrder", 1)]);
+        Variant::named(name).unwrap().turn(&mut plan);
+        let world = start(&plan);
+        for family in Family::BOTH {
+            exchange(&world, family, 100, 3);
+        }
+        let now = eventually("flows end", &world, |now| now.flows_ended == 2);
+        assert_eq!((now.flows_in_order, now.deviations.len()), (2, 0), "{name}: {now:?}");
+        end(world);
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a test has no interface")]
 #![allow(unsafe_code, reason = "calls of a driver take addresses")]
 
+mod attached;
 mod beside;
 mod kmdf;
 mod objects;
@@ -13,6 +14,7 @@ mod scopes;
 mod seh;
 mod several;
 mod several_kmdf;
+mod several_storm;
 mod wdm;
 mod windivert;
 

@@ -15,7 +15,7 @@ use machine::{Driver, Machine};
 use super::{driver, text};
 
 /// The imports, in the driver's order.
-const IMPORTS: [&str; 50] = [
+const IMPORTS: [&str; 52] = [
     "ExAllocatePool2",
     "ExFreePoolWithTag",
     "IoCreateDevice",
@@ -44,6 +44,8 @@ const IMPORTS: [&str; 50] = [
     "IofCompleteRequest",
     "KeStallExecutionProcessor",
     "ZwQueryValueKey",
+    "ObReferenceObjectByHandle",
+    "PsSetCreateProcessNotifyRoutineEx",
     "FwpmEngineOpen0",
     "FwpmEngineClose0",
     "FwpmSubLayerAdd0",
@@ -92,8 +94,8 @@ pub struct Puppet {
     pub told: u64,
 }
 
-/// The words of the driver: the action of its callout, numbers of calls, and whether its
-/// work routine goes on.
+/// The words of the driver: the action of its callout, numbers of calls, whether its work
+/// routine goes on, and the number of files that were closed.
 #[derive(Clone, Copy, Debug)]
 pub enum Word {
     Action,
@@ -102,6 +104,7 @@ pub enum Word {
     Deleted,
     Worked,
     Works,
+    Closed,
 }
 
 /// Both drivers in one machine. `order`: their places, in the order in which they start.
@@ -121,6 +124,11 @@ impl Puppet {
     pub fn start(machine: &Machine, place: usize) -> Self {
         let mut driver = machine.driver(SERVICES[place]);
         driver.report_missing_at_call();
+        Self::load(driver, place)
+    }
+
+    /// Loads a driver that is not loaded.
+    pub fn load(mut driver: Driver, place: usize) -> Self {
         driver.start(&sys(place)).unwrap_or_else(|error| panic!("{error}"));
         let path = format!(r"\\.\Puppet-{}", place + 1);
         let file = driver.kernel().open(&path, PROCESS, Access::FULL).expect("the device opens");
@@ -194,10 +202,16 @@ impl Puppet {
         self.driver.stop()
     }
 
-    /// As [`Self::try_stop`]; the driver must have left nothing.
-    pub fn stop(mut self) {
+    /// As [`Self::try_stop`]; the driver must have left nothing. It can be loaded again.
+    pub fn unload(mut self) -> Driver {
         let left = self.try_stop().unwrap_or_else(|stop| panic!("{}", text(&stop)));
         assert!(left.is_empty(), "{left}");
+        self.driver
+    }
+
+    /// As [`Self::unload`], at the end.
+    pub fn stop(self) {
+        drop(self.unload());
     }
 
     /// Opens an engine session.
@@ -242,13 +256,21 @@ impl Puppet {
     }
 
     /// Adds a filter that names a callout. Returns its id.
-    pub fn add_filter(
+    pub fn add_filter(&self, session: u64, keys: [Guid; 3], action: ActionType, flags: u32) -> u64 {
+        let (status, id) = self.try_filter(session, keys, action, flags);
+        assert_eq!(status, Status::SUCCESS);
+        id
+    }
+
+    /// Tries to add a filter of a layer and a sublayer that names a callout. Returns the
+    /// status, and its id.
+    pub fn try_filter(
         &self,
         session: u64,
         [layer, sublayer, callout]: [Guid; 3],
         action: ActionType,
         flags: u32,
-    ) -> u64 {
+    ) -> (Status, u64) {
         let name = wide("filter");
         let filter = FWPM_FILTER0 {
             displayData: FWPM_DISPLAY_DATA0 { name: name.as_ptr().addr(), description: 0 },
@@ -258,7 +280,9 @@ impl Puppet {
             action: FWPM_ACTION0 { r#type: action.0, calloutKey: callout.into() },
             ..FWPM_FILTER0::zeroed()
         };
-        self.gives("FwpmFilterAdd0", &[session, at(&filter), 0])
+        let id = AtomicU64::new(0);
+        let status = self.status("FwpmFilterAdd0", &[session, at(&filter), 0, at(&id)]);
+        (status, id.load(Ordering::SeqCst))
     }
 }
 

@@ -37,7 +37,7 @@ impl CalloutDriver for Takes {
         let entry = match self.is_outbound {
             false => {
                 let own = Options::default().interface;
-                Entry::Receive { interface: own.index, sub_interface: own.sub_index }
+                Entry::Receive { interface: own.index, sub_interface: own.sub_index, at_transport: true }
             }
             true => {
                 let Some(remote) = remote(&engine, request) else { return };

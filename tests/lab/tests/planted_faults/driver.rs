@@ -121,6 +121,12 @@ static SUBSCRIPTION: AtomicUsize = AtomicUsize::new(0);
 static PROVIDER: AtomicU64 = AtomicU64::new(0);
 static CALLOUT_ID: AtomicU32 = AtomicU32::new(0);
 static LAYER: AtomicU32 = AtomicU32::new(0);
+/// Filters that notifyFn knows.
+static FILTERS: AtomicU32 = AtomicU32::new(0);
+/// The last process of which it was told.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+/// Whether it is told of processes.
+static TOLD: AtomicBool = AtomicBool::new(false);
 static DONE: AtomicBool = AtomicBool::new(false);
 /// FWPS_CLASSIFY_OUT0 and NET_BUFFER_LIST of the current classify.
 static REQUEST: AtomicUsize = AtomicUsize::new(0);
@@ -131,6 +137,8 @@ static OUT: AtomicU64 = AtomicU64::new(0);
 static LIST: AtomicU64 = AtomicU64::new(0);
 static META: AtomicUsize = AtomicUsize::new(0);
 static INJECTION: AtomicUsize = AtomicUsize::new(0);
+/// The pool of a list that was injected into the receive path.
+static RECEIVED_POOL: AtomicUsize = AtomicUsize::new(0);
 /// Offset of completionHandle in FWPS_INCOMING_METADATA_VALUES0.
 const COMPLETION_HANDLE: usize = 104;
 /// The classifyContext of the current classify.
@@ -200,6 +208,9 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
         check(EtwRegister(provider.as_ptr() as Ptr, enabled, 0, &raw mut handle as Ptr));
         PROVIDER.store(handle, SeqCst);
         INJECTION.store(injection_handle(), SeqCst);
+        // Refused if the image does not force its integrity.
+        let status = PsSetCreateProcessNotifyRoutineEx(told_of_process as *const () as Ptr, 0);
+        TOLD.store(status >= 0, SeqCst);
         initial();
         correct::exercise();
         queue(work as *const () as Ptr);
@@ -212,9 +223,14 @@ extern "system" fn unload(_: Ptr) {
     unsafe {
         commit(At::Unload);
         let keeps = |name| BUG.load(SeqCst) == id(name);
+        // One bug trusts that each filter that was added is told to be deleted.
+        let awaits_notice = keeps("CALLOUTS_LEFT__NOTICE_LOST") && FILTERS.load(SeqCst) != 0;
         // A flow context prevents that its callout is unregistered.
-        if !keeps("CALLOUTS_LEFT") && !keeps("FLOW_CONTEXT_LEFT") {
+        if !keeps("CALLOUTS_LEFT") && !awaits_notice && !keeps("FLOW_CONTEXT_LEFT") {
             check(FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst)));
+        }
+        if TOLD.load(SeqCst) && !keeps("PROCESS_ROUTINE_LEFT") {
+            check(PsSetCreateProcessNotifyRoutineEx(told_of_process as *const () as Ptr, 1));
         }
         if !keeps("ETW_REGISTRATION_LEFT") {
             check(EtwUnregister(PROVIDER.load(SeqCst)));
@@ -223,6 +239,10 @@ extern "system" fn unload(_: Ptr) {
             check(FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst)));
         }
         check(FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst)));
+        let pool = RECEIVED_POOL.load(SeqCst);
+        if pool != 0 {
+            NdisFreeNetBufferListPool(pool);
+        }
         if !keeps("WORK_ITEM_LEFT") {
             IoFreeWorkItem(WORK_ITEM.load(SeqCst));
         }
@@ -231,7 +251,7 @@ extern "system" fn unload(_: Ptr) {
         }
         // What is left refers to the device.
         let in_use = ["CALLOUTS_LEFT", "FLOW_CONTEXT_LEFT", "SUBSCRIPTION_LEFT", "WORK_ITEM_LEFT"];
-        if !keeps("DEVICE_LEFT") && !in_use.into_iter().any(keeps) {
+        if !keeps("DEVICE_LEFT") && !awaits_notice && !in_use.into_iter().any(keeps) {
             IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
         }
     }
@@ -275,7 +295,13 @@ extern "system" fn classify(values: Ptr, meta: Ptr, data: u64, context: u64, _: 
     }
 }
 
-extern "system" fn notify(_: i32, _: Ptr, _: Ptr) -> i32 {
+extern "system" fn notify(kind: i32, _: Ptr, _: Ptr) -> i32 {
+    // FWPS_CALLOUT_NOTIFY_ADD_FILTER and DELETE_FILTER.
+    match kind {
+        0 => FILTERS.fetch_add(1, SeqCst),
+        1 => FILTERS.fetch_sub(1, SeqCst),
+        _ => 0,
+    };
     unsafe { commit(At::Notify) };
     0
 }

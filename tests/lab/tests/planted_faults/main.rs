@@ -11,7 +11,7 @@ use machine::nt::{Options, Stop};
 use machine::verifier::{Rule, option, rules};
 
 use expected::EXPECTED;
-use run::{Outcome, consequences, driver, flags, run, run_on, source};
+use run::{OF_WORLDS, Outcome, consequences, driver, flags, run, run_in, run_on, source};
 
 /// Bugs by the linker: the broken rule, the argument that breaks it, and the bugcheck's
 /// last three parameters. An image that is not aligned is not mapped, so it has no
@@ -91,6 +91,16 @@ fn each_planted_bug_breaks_its_rule_and_no_other() {
     assert!(complaints.is_empty(), "{} bugs:\n{}", complaints.len(), complaints.join("\n"));
 }
 
+/// What another world finds would not be found without it.
+#[test]
+fn a_bug_of_another_world_is_not_found_in_the_default_one() {
+    let sys = driver(&[]);
+    for bug in OF_WORLDS {
+        let outcome = run_in(&sys, bug, flags(rule_of(bug)), false);
+        assert!(outcome.findings.is_empty() && outcome.stop.is_none(), "{bug}: {:?}", outcome.findings);
+    }
+}
+
 /// Each bug of a rule that Windows has, too, is compared with all of its parameters.
 #[test]
 fn every_code_of_windows_has_its_parameters() {
@@ -141,6 +151,7 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
         "dispatch routine",
         "enable callback",
         "notifyFn",
+        "process routine",
         "worker routine",
     ];
     assert_eq!(entries, expected);

@@ -23,11 +23,12 @@ pub fn source() -> PathBuf {
     lab::setup::root().join("tests/lab/tests/planted_faults/driver.rs")
 }
 
-/// The driver, linked with extra arguments. Its sections INIT and INITDATA are discardable.
+/// The driver, linked with extra arguments. Its sections INIT and INITDATA are discardable,
+/// and its integrity is forced, so that it may be told of processes.
 pub fn driver(linker: &[&str]) -> PathBuf {
     let arguments: Vec<_> = linker
         .iter()
-        .chain(&["/SECTION:INIT,ERD", "/SECTION:INITDATA,RWD"])
+        .chain(&["/SECTION:INIT,ERD", "/SECTION:INITDATA,RWD", "/INTEGRITYCHECK"])
         .map(|argument| format!("-Clink-arg={argument}"))
         .collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -104,7 +105,17 @@ pub fn flags(rule: &Rule) -> u32 {
 /// Loads the driver with a bug chosen by name ("" for none). Shows it requests, a packet
 /// and a change of BFE, and unloads it.
 pub fn run(sys: &Path, bug: &str, flags: u32) -> Outcome {
-    run_on(sys, bug, options(bug, flags))
+    run_in(sys, bug, flags, OF_WORLDS.contains(&bug))
+}
+
+/// Bugs that only another world shows: a notice that a filter is deleted is lost, or an
+/// interface goes away while a packet is under way.
+pub const OF_WORLDS: [&str; 2] = ["CALLOUTS_LEFT__NOTICE_LOST", "PACKET_POOL_IN_USE__INTERFACE_GONE"];
+
+/// As [`run`]. `elsewhere`: in the other world of a bug of [`OF_WORLDS`].
+pub fn run_in(sys: &Path, bug: &str, flags: u32, elsewhere: bool) -> Outcome {
+    let delete_notices_lost = elsewhere && bug == "CALLOUTS_LEFT__NOTICE_LOST";
+    run_at(sys, bug, Options { delete_notices_lost, ..options(bug, flags) }, elsewhere)
 }
 
 /// The options of the machine for a bug.
@@ -121,6 +132,10 @@ fn options(bug: &str, flags: u32) -> Options {
 
 /// As [`run`], on a machine with these options.
 pub fn run_on(sys: &Path, bug: &str, options: Options) -> Outcome {
+    run_at(sys, bug, options, false)
+}
+
+fn run_at(sys: &Path, bug: &str, options: Options, elsewhere: bool) -> Outcome {
     let drain_limit = options.drain_limit;
     let engine = machine::wfp::Options {
         // An engine that passes no action shows whether a callout sets one.
@@ -150,7 +165,7 @@ pub fn run_on(sys: &Path, bug: &str, options: Options) -> Outcome {
         requests(&machine, bug);
     }
     if machine.kernel().stopped().is_none() {
-        traffic(machine.engine(), layer, session, bug);
+        traffic(machine.engine(), layer, session, (bug, elsewhere));
         machine.engine().set_bfe_state(BfeState::StopPending);
     }
     let image = machine.image().map_or(0..0, |image| image.base()..image.base() + image.size());
@@ -209,7 +224,9 @@ fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
         | "LAYER_DATA_NOT_APPLIED" => "ALE_CONNECT_REDIRECT_V4",
         "OPERATION_NOT_ABSORBED" | "OPERATION_COMPLETED_TWICE" | "OPERATION_LOST" => "ALE_AUTH_CONNECT_V4",
         // No TCP may be injected from a transport layer.
-        "LIST_FREED_WHILE_INJECTED" | "LIST_INJECTED_TWICE" => "INBOUND_IPPACKET_V4",
+        "LIST_FREED_WHILE_INJECTED" | "LIST_INJECTED_TWICE" | "PACKET_POOL_IN_USE__INTERFACE_GONE" => {
+            "INBOUND_IPPACKET_V4"
+        }
         _ => "INBOUND_TRANSPORT_V4",
     };
     engine.layer_by_name(name).expect("the layer")
@@ -268,7 +285,7 @@ fn prepare(engine: &Engine, layer: &LayerInfo, hard_permit: bool) -> SessionId {
 }
 
 /// Adds a filter for the callout, shows a packet of a flow, and deletes the filter.
-fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId, bug: &str) {
+fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId, (bug, elsewhere): (&str, bool)) {
     // Fails if notifyFn stopped the machine.
     let sublayer = if bug == "SUBLAYER_NOT_LIGHTER" { Guid::nil() } else { LIGHT };
     let flags = if bug == "PERMIT_KEEPS_RIGHT" { FILTER_FLAG_CLEAR_ACTION_RIGHT } else { 0 };
@@ -287,12 +304,19 @@ fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId, bug: &st
         ..Metadata::default()
     };
     // It does not take what is injected, like a host that is busy.
-    let _busy = Host::new(engine.clone(), host::Options::default(), OpenPoints::default());
+    let options = host::Options::default();
+    let mut busy = Host::new(engine.clone(), options.clone(), OpenPoints::default());
     let data = match layer.is_stream() {
         true => LayerData::Stream { bytes: &[0; 20], flags: 0 },
         false => LayerData::Packet(Packet { bytes: &[0; 60], data_start: 40 }),
     };
     engine.classify(&Request { layer: layer.id, values: &values, metadata: &metadata, data });
+    if bug == "PACKET_POOL_IN_USE__INTERFACE_GONE" {
+        if elsewhere {
+            busy.remove_interface(&options.other_interface);
+        }
+        busy.poll(Duration::from_millis(1));
+    }
     assert_eq!(engine.filter_delete_by_id(session, filter), Status::SUCCESS);
 }
 

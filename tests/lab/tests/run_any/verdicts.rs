@@ -154,6 +154,19 @@ fn a_seed_repeats_and_finds_what_the_driver_leaves() {
     assert_ne!(line("6").split_once(':').unwrap().1, first.split_once(':').unwrap().1);
 }
 
+/// Connections that are older than the driver, and that are authorized again for any
+/// reason.
+#[test]
+fn a_seed_finds_what_a_driver_trusts_of_flows() {
+    let driver = |arguments: &[&str]| compiled("run_any/flows.rs", arguments);
+    let outcome = |arguments: &[&str]| run(&driver(arguments), &["--seed", "1"]);
+    outcome(&[]).expect("well");
+    let trusts = outcome(&["--cfg", "trusts_contexts"]);
+    trusts.expect("not well under the seed").contains(&["BAD_POINTER_RAISED", "flows.rs:"]);
+    let forgets = outcome(&["--cfg", "forgets_reauthorization"]);
+    forgets.expect("not well under the seed").contains(&["POOL_LEAK", "flows::keep"]);
+}
+
 #[test]
 fn each_call_that_can_fail_fails_in_turn() {
     let outcome = run(&wdm(), &["--faults"]);

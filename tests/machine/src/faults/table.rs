@@ -87,6 +87,15 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible!(links::IoCreateSymbolicLink(_, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
     // STATUS_RETRY: the system is not ready.
     fallible!(strings::ExUuidCreate(_), &[refused(Status(0xC000_022D_u32 as i32))]),
+    fallible!(conversions::RtlAnsiStringToUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
+    fallible!(conversions::RtlUnicodeStringToAnsiString(_, _, _), &[refused(Status::NO_MEMORY)]),
+    fallible!(conversions::RtlUpcaseUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
+    fallible!(irp::IoGetDeviceObjectPointer(_, _, _, _), &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND)]),
+    // The image must be signed in a way that forces its integrity.
+    fallible!(
+        process_routines::PsSetCreateProcessNotifyRoutineEx(_, _),
+        &[refused(Status::ACCESS_DENIED), refused(Status::INVALID_PARAMETER)]
+    ),
     fallible!(processors::KeRegisterProcessorChangeCallback(_, _, _), &[SHORT]),
     fallible!(etw::EtwRegister(_, _, _, _), &[SHORT]),
     // From the page of EventSetInformation; the kernel's page has no list.

@@ -31,7 +31,7 @@ pub(super) struct Flow {
     pub last: Duration,
     /// The direction of its first packet.
     direction: Direction,
-    authorization: Authorization,
+    pub authorization: Authorization,
 }
 
 impl Flow {
@@ -94,13 +94,16 @@ impl Host {
     /// passes the authorization layers.
     ///
     /// # Errors
-    /// If there is no such socket, or a filter blocks.
+    /// If there is no such socket, a filter blocks, or no interface leads there.
     pub fn send_datagram_from(
         &mut self,
         local: SocketAddr,
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), SocketError> {
+        if self.is_cut_off() {
+            return Err(SocketError::Unusable(remote));
+        }
         let socket = self.datagram_sockets.get(&local).ok_or(SocketError::NotBound(local))?;
         self.send_datagram_of(socket.endpoint, local, remote, payload)
     }
@@ -336,7 +339,7 @@ impl Host {
             }
         }
         let luid = arrival(&self.gate, scene).unwrap_or(self.gate.options.interface.luid);
-        let authorization = Authorization::new(generation, luid);
+        let authorization = self.gate.authorization(generation, luid);
         let flow = Flow { handle, last: self.gate.now, direction: scene.direction, authorization };
         self.flows.insert(key, flow);
         Ok(())
@@ -363,8 +366,12 @@ impl Host {
         }
         let layer = flow.authorizing();
         flow.authorization.renew(self.gate.generation(layer, scene), arrival(&self.gate, scene));
-        let again =
-            Scene { flags: scene.flags | flag::IS_REAUTHORIZE, reauthorize_reason: reasons, ..*scene };
+        let again = Scene {
+            flags: scene.flags | flag::IS_REAUTHORIZE,
+            reauthorize_reason: reasons,
+            original_profile: Some(flow.authorization.profile),
+            ..*scene
+        };
         let passes = self.gate.pass(record, layer, &again);
         let by_receiver = layer == Layer::AleAuthRecvAccept && scene.passing() == Direction::Inbound;
         let event = match (by_receiver, passes) {

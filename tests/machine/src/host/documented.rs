@@ -302,7 +302,8 @@ pub fn compare<'a>(
     let Some(sequence) = sequence(event) else {
         return Comparison::Undocumented;
     };
-    let seen: Vec<String> = seen.into_iter().map(without_family).collect();
+    let is_listed = |name: &String| name != UNLISTED;
+    let seen: Vec<String> = seen.into_iter().map(without_family).filter(is_listed).collect();
     let mut matcher = Matcher { seen: &seen, position: 0, stopped: stopped.is_some() };
     for expected in sequence {
         let (layers, optional, repeated) = match expected {
@@ -344,6 +345,9 @@ pub fn compare<'a>(
     }
 }
 
+/// A layer that no document has in a sequence.
+const UNLISTED: &str = "STREAM_PACKET";
+
 /// Layers that have no discard layer in use.
 const WITHOUT_DISCARD: [&str; 3] = ["ALE_BIND_REDIRECT", "ALE_CONNECT_REDIRECT", "STREAM"];
 
@@ -355,6 +359,8 @@ impl Block {
         let needs_twin = !self.absorbed && !WITHOUT_DISCARD.contains(&&*layer) && watched(&twin);
         match seen.last() {
             None => false,
+            // It may stand anywhere, and has no discard layer.
+            Some(_) if layer == UNLISTED => true,
             Some(last) if needs_twin => *last == twin,
             Some(last) => *last == layer || *last == twin || !watched(&layer),
         }

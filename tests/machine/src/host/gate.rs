@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::authorization::Authorization;
 use super::filter::Filter;
 use super::layers::{Layer, definition};
 use super::log::{Ends, Event, Log, RecordId, Step};
-use super::open_points::{DiscardMetadata, GroupSegment, OpenPoints, reason};
+use super::open_points::{DiscardMetadata, GroupSegment, OpenPoints, StreamPackets, reason};
 use super::options::{Interface, Options};
-use super::scene::Scene;
+use super::scene::{Direction, Scene, flag};
 use crate::wfp::{Decision, Discard, LayerId, Request};
 
 /// The counts of a host's work.
@@ -100,6 +101,25 @@ impl Gate {
         if pended { Passage::Pended } else { Passage::Blocked }
     }
 
+    /// Whether a segment of TCP passes its transport layer, and STREAM_PACKET above or
+    /// below it. That layer shows "network data on a per-TCP packet basis, including
+    /// handshake and flow control exchanges" (*Run-time filtering layer identifiers*).
+    #[must_use]
+    pub fn pass_segment(&mut self, record: RecordId, transport: Layer, scene: &Scene<'_>) -> bool {
+        let packet = Layer::StreamPacket;
+        let inbound = scene.passing() == Direction::Inbound;
+        let layers: &[Layer] = match self.open_points.stream_packets {
+            StreamPackets::NotShown => &[transport],
+            StreamPackets::AboveTransport if inbound => &[transport, packet],
+            StreamPackets::BelowTransport if !inbound => &[transport, packet],
+            StreamPackets::AboveTransport | StreamPackets::BelowTransport => &[packet, transport],
+        };
+        // The direction there is the packet's ("Filtering Condition Identifiers").
+        let alone =
+            Scene { direction: scene.passing(), flags: scene.flags & !flag::REQUIRES_ALE_CLASSIFY, ..*scene };
+        layers.iter().all(|&layer| self.pass(record, layer, if layer == packet { &alone } else { scene }))
+    }
+
     /// Whether a callout has pended the endpoint in this indication. A filter engine
     /// without drivers pends by a block with ABSORB alone.
     fn takes_pend(&self, scene: &Scene<'_>, decision: &Decision) -> bool {
@@ -141,6 +161,12 @@ impl Gate {
             let (layer, module) = (Layer::InboundTransport, reason::MODULE_TRANSPORT);
             let _ = self.answer_after_discard(record, layer, scene, module, why);
         }
+    }
+
+    /// A first authorization of a flow whose packets arrive on an interface.
+    pub(super) fn authorization(&self, generation: u64, arrival: u64) -> Authorization {
+        let always = self.open_points.always_reauthorized;
+        Authorization::new(generation, arrival, self.options.profile, always)
     }
 
     /// The generation of a layer's filters.

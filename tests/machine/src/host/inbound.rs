@@ -10,6 +10,7 @@ use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::open_points::{UdpDiscard, reason};
 use super::options::Interface;
+use super::received_error;
 use super::scene::{Direction, Scene, flag};
 use crate::wfp::Injections;
 use crate::wire::protocol::IGMP;
@@ -24,7 +25,9 @@ pub(super) const FLOWS_LIMIT: usize = 1024;
 impl Host {
     /// Processes a packet from the network.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
-        let interface = self.gate.options.interface.clone();
+        let options = &self.gate.options;
+        let elsewhere = self.gate.open_points.weak_host && self.gate.counters.received % 2 == 1;
+        let interface = if elsewhere { &options.other_interface } else { &options.interface }.clone();
         self.receive_on(interface, bytes, now);
     }
 
@@ -34,7 +37,7 @@ impl Host {
         self.gate.now = now;
         self.gate.counters.received += 1;
         // A packet without an IP header reaches no layer.
-        if Parsed::new(bytes).is_some() {
+        if Parsed::new(bytes).is_some() && !self.is_gone(interface.luid) {
             self.arrive(interface, bytes, &None, 0);
         }
         self.turn();
@@ -43,6 +46,19 @@ impl Host {
     /// Passes a packet up from the bottom of the stack. `flags` are
     /// `FWP_CONDITION_FLAG_*`.
     pub(super) fn arrive(&mut self, interface: Interface, bytes: &[u8], injections: &Injections, flags: u32) {
+        self.arrive_below(Layer::InboundIppacket, interface, bytes, injections, flags);
+    }
+
+    /// As [`Self::arrive`]. `first` is the first layer that the packet passes:
+    /// INBOUND_IPPACKET or INBOUND_TRANSPORT.
+    pub(super) fn arrive_below(
+        &mut self,
+        first: Layer,
+        interface: Interface,
+        bytes: &[u8],
+        injections: &Injections,
+        flags: u32,
+    ) {
         let Some(parsed) = Parsed::new(bytes) else { return };
         self.gate.arrival = interface;
         let mut scene =
@@ -52,7 +68,7 @@ impl Host {
         if matches!(parsed.transport, Transport::Fragment) && self.gate.open_points.fragments_flagged {
             scene.flags |= flag::IS_FRAGMENT;
         }
-        if self.gate.pass(record, Layer::InboundIppacket, &scene) {
+        if first != Layer::InboundIppacket || self.gate.pass(record, first, &scene) {
             // The source of a packet to the host itself is the host.
             let checked = match flags & flag::IS_LOOPBACK {
                 0 => ip::check(&parsed, &self.gate.options),
@@ -77,6 +93,9 @@ impl Host {
             Transport::Udp if self.datagram_socket(parsed).is_some() => Event::DatagramIn,
             Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
             Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => Event::EchoRequestIn,
+            Transport::Icmp { kind, .. } if received_error::is_error(parsed.family(), kind) => {
+                Event::IcmpErrorIn
+            }
             Transport::Icmp { .. } => Event::OtherIn,
             Transport::Fragment => Event::FragmentIn,
             Transport::Malformed => Event::Unusable,
@@ -106,7 +125,7 @@ impl Host {
             }
             // An error, or a reply to nothing that the host sent. Only other
             // messages go on to ALE, and no socket waits for one.
-            Transport::Icmp { .. } => {}
+            Transport::Icmp { .. } => self.received_error(record, scene, &parsed),
             Transport::Fragment => self.fragment(record, scene, parsed),
             Transport::Malformed => {
                 let refusal = Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None };

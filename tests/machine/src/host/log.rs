@@ -55,6 +55,7 @@ events! {
     LaterDatagramIn = "later datagram in",
     EndpointlessDatagram = "datagram without endpoint",
     IcmpErrorOut = "ICMP error out",
+    IcmpErrorIn = "ICMP error in",
     DatagramReauthorizationPasses = "reauthorization by a datagram passes",
     DatagramReauthorizationFails = "reauthorization by a datagram fails",
     EchoRequestIn = "echo request in",

@@ -4,7 +4,8 @@ use super::fragments;
 use super::layers::Layer;
 use super::open_points::OpenPoints;
 use super::options::{Options, Process};
-use super::scene::{Scene, flag};
+use super::received_error;
+use super::scene::{Direction, Scene, flag};
 use crate::wfp::{Discard, Metadata};
 use crate::wire::{Family, Transport};
 
@@ -43,6 +44,14 @@ impl Scene<'_> {
                 to.flow_handle = self.flow.filter(|_| open_points.flow_handle_at_authorization);
             }
             Item::Flow => to.flow_handle = self.flow,
+            // "ipHeaderSize alone specifies the total number of bytes to retreat from the
+            // data offset to the beginning of the IP header"
+            // (FWPS_INCOMING_METADATA_VALUES0).
+            Item::IpHeader if layer == Layer::InboundIcmpError => {
+                to.ip_header_size = packet.map(|p| (p.ip_header_size + received_error::HEADER) as u32);
+            }
+            // No IP header exists there yet.
+            Item::IpHeader if layer == Layer::StreamPacket && self.passing() == Direction::Outbound => {}
             Item::IpHeader => to.ip_header_size = packet.map(|p| p.ip_header_size as u32),
             Item::TransportHeader => {
                 to.transport_header_size = packet.map(|p| p.transport_header_size as u32);
@@ -130,6 +139,10 @@ fn offered(layer: Layer) -> &'static [Item] {
             &[Flow, TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope, IcmpId]
         }
         Layer::Stream => &[Flow, SystemFlags],
+        Layer::StreamPacket => {
+            &[Flow, IpHeader, TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope]
+        }
+        Layer::InboundIcmpError => &[IpHeader, TransportHeader, Compartment, Endpoint],
         Layer::DatagramData => {
             &[Flow, IpHeader, TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope, IcmpId]
         }

@@ -12,7 +12,9 @@
 //! | `inbound`, `segment`, `datagram` | the inbound path, from the network to the application |
 //! | `outbound` | the outbound path, from an application to the network |
 //! | `groups` | broadcast and multicast addresses |
+//! | `received_error` | ICMP errors from the network |
 //! | `forward` | packets for others |
+//! | `changes` | interfaces, networks and flows that change meanwhile |
 //! | `reentry` | packets that drivers inject |
 //! | `gate` | one layer: classify, log, discard layer |
 //! | `scene`, `metadata`, `layers` | the content of an indication |
@@ -24,6 +26,7 @@
 mod answer;
 mod application;
 mod authorization;
+mod changes;
 mod connection;
 mod datagram;
 mod disorder;
@@ -42,6 +45,7 @@ mod metadata;
 mod open_points;
 mod options;
 mod outbound;
+mod received_error;
 mod reentry;
 mod run;
 mod scene;
@@ -57,7 +61,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use application::Application;
-pub use authorization::reauthorize_reason;
+pub use authorization::{REAUTHORIZE_REASONS, reauthorize_reason};
 pub use disorder::{Disorder, Disordered, Fault};
 pub use filter::Filter;
 pub use fragments::Fragments;
@@ -77,7 +81,7 @@ pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use stack::Stack;
 
 pub use open_points::{
-    DataStart, DiscardMetadata, GroupSegment, ListenerReason, OpenPoints, UdpDiscard, reason,
+    DataStart, DiscardMetadata, GroupSegment, ListenerReason, OpenPoints, StreamPackets, UdpDiscard, reason,
 };
 
 use connection::Connection;
@@ -105,6 +109,8 @@ pub struct Host {
     outbound: VecDeque<Vec<u8>>,
     /// Packets that it has sent to itself.
     looped: VecDeque<(Vec<u8>, Injections)>,
+    /// Interfaces that have gone away.
+    gone: Vec<Interface>,
     /// The last endpoint handle or connection id.
     last_handle: u64,
     last_port: u16,
@@ -140,6 +146,7 @@ impl Host {
             fragments: Fragments::default(),
             outbound: VecDeque::new(),
             looped: VecDeque::new(),
+            gone: Vec::new(),
             // The handles of all network stacks of a machine differ.
             last_handle: u64::from(compartment) << 32 | 0x1000,
             last_port: sockets::FIRST_EPHEMERAL_PORT,

@@ -82,6 +82,21 @@ pub enum GroupSegment {
     Nothing,
 }
 
+/// Where the layer STREAM_PACKET shows the segments of TCP.
+///
+/// No page has it in a sequence. It "allows for inspection of network data on a per-TCP
+/// packet basis, including handshake and flow control exchanges" (*Run-time filtering
+/// layer identifiers*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamPackets {
+    /// Nowhere, as in *TCP Packet Flows*.
+    NotShown,
+    /// Above the transport layers: behind INBOUND_TRANSPORT, before OUTBOUND_TRANSPORT.
+    AboveTransport,
+    /// Below them: before INBOUND_TRANSPORT, behind OUTBOUND_TRANSPORT.
+    BelowTransport,
+}
+
 /// The switches of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenPoints {
@@ -133,6 +148,22 @@ pub struct OpenPoints {
     /// flags* says only that the flag means a fragment. WinDivert, which documents that it
     /// can capture fragments there, passes over packets with the flag.
     pub fragments_flagged: bool,
+    /// Where STREAM_PACKET shows segments.
+    pub stream_packets: StreamPackets,
+    /// Whether a received ICMP error is shown at INBOUND_TRANSPORT, before
+    /// INBOUND_ICMP_ERROR. The pages name the latter only.
+    pub icmp_error_at_transport: bool,
+    /// Whether each packet of a flow is a reason to authorize it again. *ALE
+    /// Reauthorization* has three reasons, the headers have more, without saying when
+    /// each one comes.
+    pub always_reauthorized: bool,
+    /// Whether packets arrive on the host's own interface and another one in turn, as they
+    /// can on a weak host (*ALE Reauthorization*).
+    pub weak_host: bool,
+    /// Whether a packet of `FwpsInjectTransportReceiveAsync0` passes the layers from the
+    /// bottom, as *Packet Injection Functions* says, or from INBOUND_TRANSPORT on, which
+    /// "is used to inject packet data from the transport … layers".
+    pub received_injection_from_the_bottom: bool,
 }
 
 impl Default for OpenPoints {
@@ -154,6 +185,11 @@ impl Default for OpenPoints {
             forwarded_at_outbound: true,
             injected_forward_indicated: false,
             fragments_flagged: true,
+            stream_packets: StreamPackets::NotShown,
+            icmp_error_at_transport: false,
+            always_reauthorized: false,
+            weak_host: false,
+            received_injection_from_the_bottom: true,
         }
     }
 }

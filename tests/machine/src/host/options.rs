@@ -16,7 +16,7 @@ use crate::wire::Network;
 /// private networks ask for 2. 3 is what is left.
 pub const PROFILES: [(u32, &str); 3] = [(1, "public"), (2, "private"), (3, "domain")];
 
-/// The host's only interface.
+/// An interface of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// `NET_LUID`: interface type in the upper 16 bits, then a 24-bit index.
@@ -51,8 +51,11 @@ pub struct Process {
 pub struct Options {
     /// Addresses and MTU.
     pub network: Network,
-    /// The interface.
+    /// The interface by which packets leave, and on which they arrive unless another one is
+    /// named. It has the host's addresses.
     pub interface: Interface,
+    /// Another interface, on which packets for these addresses may arrive.
+    pub other_interface: Interface,
     /// The process that owns every socket.
     pub process: Process,
     /// Compartment id; 1 is the machine's own. Each container has another one, with a
@@ -87,6 +90,13 @@ impl Default for Options {
         Self {
             network: Network::default(),
             interface: Interface { luid: 6 << 48 | 0x8000 << 24, index: 7, sub_index: 0, kind: 6, tunnel: 0 },
+            other_interface: Interface {
+                luid: 6 << 48 | 0x9000 << 24,
+                index: 9,
+                sub_index: 0,
+                kind: 6,
+                tunnel: 0,
+            },
             process: Process {
                 path: path.encode_utf16().flat_map(u16::to_le_bytes).collect(),
                 id: 4242,

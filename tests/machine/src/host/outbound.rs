@@ -7,7 +7,7 @@ use super::scene::{Direction, Scene, flag};
 use super::segment::{stream_flag, take_ask};
 use super::{Host, Pair};
 use crate::wfp::{FlowHandle, Injections};
-use crate::wire::{Parsed, TcpFlags, Transport};
+use crate::wire::{Parsed, TcpFlags, Transport, protocol};
 
 /// The maximum size of a stream indication in bytes. The next one waits until these
 /// bytes are acknowledged, so that each segment belongs to one indication.
@@ -225,12 +225,15 @@ impl Host {
 
     /// Passes an outbound packet through the layers that every one passes.
     pub(super) fn down(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
-        for layer in [Layer::OutboundTransport, Layer::OutboundIppacket] {
-            if !self.gate.pass(record, layer, scene) {
-                return;
-            }
+        let transport = Layer::OutboundTransport;
+        let of_stream = scene.ends.protocol == protocol::TCP && scene.endpoint.is_some();
+        let passes = match of_stream {
+            true => self.gate.pass_segment(record, transport, scene),
+            false => self.gate.pass(record, transport, scene),
+        };
+        if passes && self.gate.pass(record, Layer::OutboundIppacket, scene) {
+            self.leave(packet, &None);
         }
-        self.leave(packet, &None);
     }
 
     /// Sends a packet that has passed the layers: to the network, or to the host itself.
@@ -238,7 +241,7 @@ impl Host {
         let is_own = |parsed: Parsed<'_>| parsed.destination.ip() == self.own(parsed.family());
         if Parsed::new(&packet).is_some_and(is_own) {
             self.looped.push_back((packet, injections.clone()));
-        } else {
+        } else if !self.is_cut_off() {
             self.gate.counters.sent += 1;
             self.outbound.push_back(packet);
         }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::answer;
 use super::layers::Layer;
 use super::log::Event;
-use super::options::Interface;
+use super::options::{Interface, Options};
 use super::scene::{Direction, Scene};
 use super::segment::stream_flag;
 use super::sockets::{ConnectionId, SocketError};
@@ -126,17 +126,23 @@ impl Host {
                     None => Status::NOT_FOUND,
                 }
             }
-            Entry::Receive { interface, sub_interface } => {
-                let own = self.gate.options.interface.clone();
-                let interface = match own.index == interface {
-                    true => own,
+            // No page says what happens if the interface has gone away meanwhile.
+            Entry::Receive { interface, .. } if self.gone.iter().any(|gone| gone.index == interface) => {
+                Status::NOT_FOUND
+            }
+            Entry::Receive { interface, sub_interface, at_transport } => {
+                let Options { interface: own, other_interface: other, .. } = &self.gate.options;
+                let interface = match [own, other].into_iter().find(|known| known.index == interface) {
+                    Some(known) => known.clone(),
                     // An interface that the host does not have: a weak host receives all
                     // the same.
-                    false => Interface { index: interface, sub_index: sub_interface, ..own },
+                    None => Interface { index: interface, sub_index: sub_interface, ..own.clone() },
                 };
                 match Parsed::new(&packet) {
                     Some(_) => {
-                        self.arrive(interface, &packet, injections, 0);
+                        let above = at_transport && !self.gate.open_points.received_injection_from_the_bottom;
+                        let first = if above { Layer::InboundTransport } else { Layer::InboundIppacket };
+                        self.arrive_below(first, interface, &packet, injections, 0);
                         Status::SUCCESS
                     }
                     None => Status::INVALID_PARAMETER,

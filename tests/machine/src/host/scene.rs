@@ -10,6 +10,7 @@ use super::layers::{Field, Layer};
 use super::log::Ends;
 use super::open_points::{DataStart, OpenPoints};
 use super::options::{Interface, Options};
+use super::received_error;
 use crate::wfp::{FlowHandle, Injection, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport, protocol};
 
@@ -55,6 +56,8 @@ pub struct Scene<'a> {
     pub flags: u32,
     /// `FWP_CONDITION_REAUTHORIZE_REASON_*`; 0 unless it is a reauthorization.
     pub reauthorize_reason: u32,
+    /// The profile at the first authorization, for a reauthorization.
+    pub original_profile: Option<u32>,
     /// How the packet was injected.
     pub injections: Option<&'a Arc<[Injection]>>,
     /// The remote address before a redirection, and the process that it leads to.
@@ -74,6 +77,7 @@ impl<'a> Scene<'a> {
             parent: None,
             flags: 0,
             reauthorize_reason: 0,
+            original_profile: None,
             injections: None,
             redirected: None,
         }
@@ -178,8 +182,8 @@ impl<'a> Scene<'a> {
             Field::PromiscuousMode | Field::SocketProperty | Field::SystemPort => Value::Uint32(0),
             Field::CompartmentId => Value::Uint32(options.compartment),
             Field::InterfaceQuarantineEpoch => Value::Uint64(0),
+            Field::OriginalProfileId => Value::Uint32(self.original_profile.unwrap_or(options.profile)),
             Field::ProfileId
-            | Field::OriginalProfileId
             | Field::CurrentProfileId
             | Field::LocalInterfaceProfileId
             | Field::NexthopInterfaceProfileId
@@ -203,7 +207,8 @@ impl<'a> Scene<'a> {
             | Field::Reserved1
             | Field::Reserved2
             | Field::Reserved3 => Value::Empty,
-            field => self.interface_value(field, &options.interface, arrival),
+            field => received_error::value(field, self.packet.as_ref().map(|(_, packet)| packet), options)
+                .unwrap_or_else(|| self.interface_value(field, &options.interface, arrival)),
         }
     }
 
@@ -257,13 +262,20 @@ impl<'a> Scene<'a> {
             (Layer::InboundIppacket, true) => open_points.ippacket_discard_start,
             (Layer::InboundIppacket, false) => DataStart::TransportHeader,
             (Layer::InboundTransport, false) => DataStart::Payload,
+            (Layer::InboundIcmpError, _) => {
+                return match self.packet {
+                    Some((_, error)) => LayerData::Packet(received_error::data(&error)),
+                    None => LayerData::None,
+                };
+            }
             (Layer::OutboundIppacket | Layer::Ipforward, _) => DataStart::IpHeader,
             // No IP header exists at these layers yet.
             (Layer::OutboundTransport | Layer::OutboundIcmpError, _) => DataStart::TransportHeader,
             // A connect call of TCP has no packet yet ("Data Offset Positions").
             (Layer::AleAuthConnect, _) if self.ends.protocol == protocol::TCP => return LayerData::None,
             (
-                Layer::DatagramData
+                Layer::StreamPacket
+                | Layer::DatagramData
                 | Layer::AleAuthConnect
                 | Layer::AleAuthRecvAccept
                 | Layer::AleFlowEstablished,
@@ -293,7 +305,7 @@ impl<'a> Scene<'a> {
 /// S-1-0-0: the package SID of a process outside any app container.
 const NULL_SID: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn address(address: IpAddr) -> Value {
+pub(super) fn address(address: IpAddr) -> Value {
     match address {
         IpAddr::V4(address) => Value::Uint32(address.to_bits()),
         IpAddr::V6(address) => Value::ByteArray16(address.octets()),

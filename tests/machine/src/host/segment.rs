@@ -4,7 +4,6 @@ use smoltcp::socket::tcp;
 
 use super::answer;
 use super::application::Session;
-use super::authorization::Authorization;
 use super::connection::Connection;
 use super::gate::Gate;
 use super::layers::Layer;
@@ -132,7 +131,7 @@ impl Host {
         let (application, parent) = (listener.application, listener.endpoint);
         scene.endpoint = Some(parent);
         scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
-        if !self.gate.pass(record, Layer::InboundTransport, &scene) {
+        if !self.gate.pass_segment(record, Layer::InboundTransport, &scene) {
             return;
         }
         scene.flags &= !flag::REQUIRES_ALE_CLASSIFY;
@@ -146,7 +145,7 @@ impl Host {
         {
             self.ingress(&parsed);
             if self.stack.state(handle) == tcp::State::SynReceived {
-                let authorized = (flow, Authorization::new(generation, self.gate.arrival.luid));
+                let authorized = (flow, self.gate.authorization(generation, self.gate.arrival.luid));
                 let session = Session::server(application);
                 let mut connection = Connection::new(handle, &scene, authorized, self.gate.now, session);
                 connection.parent = Some((local, parent));
@@ -181,7 +180,7 @@ impl Host {
         if stale {
             scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
         }
-        if !self.gate.pass(record, Layer::InboundTransport, &scene) {
+        if !self.gate.pass_segment(record, Layer::InboundTransport, &scene) {
             return;
         }
         scene.flags = flags;
@@ -224,6 +223,7 @@ impl Host {
         connection.authorization.renew(self.gate.generation(layer, &scene), arrival);
         scene.flags |= flag::IS_REAUTHORIZE;
         scene.reauthorize_reason = reasons;
+        scene.original_profile = Some(connection.authorization.profile);
         self.gate.pass(record, layer, &scene)
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Host;
 use super::application::{Application, Session};
-use super::authorization::{Authorization, reauthorize_reason};
+use super::authorization::reauthorize_reason;
 use super::connection::Connection;
 use super::gate::Passage;
 use super::layers::Layer;
@@ -204,8 +204,11 @@ impl Host {
     /// the peer closes; [`Host::outcome`] returns the result.
     ///
     /// # Errors
-    /// If a filter blocks.
+    /// If a filter blocks, or no interface leads there.
     pub fn connect(&mut self, remote: SocketAddr, request: Vec<u8>) -> Result<ConnectionId, SocketError> {
+        if self.is_cut_off() {
+            return Err(SocketError::Unusable(remote));
+        }
         let endpoint = self.handle();
         let local = self.bind_any(TCP, endpoint, remote)?;
         let flow = self.gate.filter.flow_create();
@@ -358,7 +361,7 @@ impl Host {
             return Err(SocketError::Unusable(remote));
         };
         let generation = self.gate.generation(Layer::AleAuthConnect, scene);
-        let authorized = (flow, Authorization::new(generation, self.gate.options.interface.luid));
+        let authorized = (flow, self.gate.authorization(generation, self.gate.options.interface.luid));
         let session = Session::client(request);
         let connection = Connection::new(handle, scene, authorized, self.gate.now, session);
         self.connections.insert((local, remote), connection);

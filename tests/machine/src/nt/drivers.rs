@@ -175,6 +175,12 @@ impl Kernel {
         }
     }
 
+    /// Where the image with an address is mapped; `None` if it is in none.
+    pub(super) fn image_base(&self, address: Address) -> Option<Address> {
+        let holds = |driver: &Loaded| driver.is_mapped && driver.range().contains(&(address as u64));
+        self.drivers.find(holds).map(|driver| driver.range().start as Address)
+    }
+
     /// The driver whose code calls the kernel on this thread, or for which the kernel
     /// acts there.
     pub(crate) fn caller(&self) -> DriverId {

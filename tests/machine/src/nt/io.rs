@@ -117,7 +117,8 @@ fn is_unused(kernel: &Kernel, device: Address) -> Result<(), Violation> {
         let ids: Vec<u32> = registered.into_iter().filter_map(|key| engine.callout_id(key)).collect();
         kernel.objects().callout_devices.retain(|id, _| ids.contains(id));
     }
-    let users = kernel.objects().users_of_device(device);
+    let mut users = kernel.objects().users_of_device(device);
+    users.extend(kernel.attached_to(device));
     match users.is_empty() {
         true => Ok(()),
         false => {

@@ -343,7 +343,8 @@ impl Kernel {
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let [threads, callbacks, referenced] = self.objects().addresses_of(driver);
         let registered = self.callbacks_of(driver);
-        let kinds: [(&'static Rule, &[String]); 15] = [
+        let routines = self.process_routines_of(driver);
+        let kinds: [(&'static Rule, &[String]); 16] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
@@ -351,6 +352,7 @@ impl Kernel {
             (&rules::ETW_REGISTRATION_LEFT, &report.providers_of_events),
             (&rules::PROCESSOR_CALLBACK_LEFT, &callbacks),
             (&rules::CALLBACK_LEFT, &registered),
+            (&rules::PROCESS_ROUTINE_LEFT, &routines),
             (&rules::REFERENCE_LEFT, &referenced),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),

@@ -14,8 +14,9 @@ const KERNEL_MODE: i8 = 0;
 /// `NtCurrentThread()`: the calling thread in place of a handle.
 const CURRENT_THREAD: HANDLE = usize::MAX - 1;
 
-/// `ObReferenceObjectByHandle`, of the calling thread, an event or a thread. The type is
-/// not checked: `ExEventObjectType` and others are variables that the lab lacks.
+/// `ObReferenceObjectByHandle`, of the calling thread, an event, a thread, or a file of the
+/// calling process. The type is not checked: `ExEventObjectType` and others are variables
+/// that the lab lacks.
 pub extern "win64" fn ObReferenceObjectByHandle(
     Handle: HANDLE,
     DesiredAccess: u32,
@@ -25,7 +26,6 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     HandleInformation: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ObReferenceObjectByHandle);
-    let _ = DesiredAccess;
     kernel.settle(check_reference(&kernel, Handle, ObjectType, AccessMode), ());
     if HandleInformation != 0 {
         return Status::NOT_IMPLEMENTED.0;
@@ -47,7 +47,13 @@ pub extern "win64" fn ObReferenceObjectByHandle(
                 }
                 Ok(address)
             }
-            None => Err(Status::INVALID_HANDLE),
+            None => match objects.file_handles.get(&(process::current(), Handle)) {
+                Some((object, access)) if AccessMode == KERNEL_MODE || access.has(DesiredAccess) => {
+                    Ok(*object)
+                }
+                Some(_) => Err(Status::ACCESS_DENIED),
+                None => Err(Status::INVALID_HANDLE),
+            },
         }
     };
     let object = match found {
@@ -69,7 +75,10 @@ fn check_reference(kernel: &Kernel, handle: HANDLE, kind: Address, mode: i8) -> 
     let text = format!("handle {handle:#x}, access mode {mode}");
     let (number, kind) = (handle as u64, kind as u64);
     let in_system = process::current() == process::SYSTEM_PROCESS;
-    let open = handle == CURRENT_THREAD || kernel.objects().handle(handle).is_some();
+    let open = handle == CURRENT_THREAD || {
+        let objects = kernel.objects();
+        objects.handle(handle).is_some() || objects.file_handles.contains_key(&(process::current(), handle))
+    };
     match () {
         () if handle == 0 => {
             let parameters = [number, kind, 0];
@@ -120,6 +129,7 @@ pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
         Some(left) => {
             if left == 0 {
                 kernel.objects().held.remove(&Object);
+                kernel.let_go_of_file(Object);
             }
             left as i64
         }

@@ -9,9 +9,11 @@ use super::callbacks::{CallbackObject, Registered};
 use super::dispatcher::{header, kind};
 use super::error_log::{ErrorLogEntry, OpenEntry};
 use super::fwp::Prototype;
+use super::irp::{Access, Unclosed};
 use super::ke::signal_state;
 use super::lookaside::Lookaside;
 use super::memory::{Guarded, PAGE};
+use super::process_routines::ProcessRoutine;
 use super::resource::Resource;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE, KEVENT};
 use crate::driver::DriverId;
@@ -193,6 +195,10 @@ pub struct Objects {
     pub callouts: BTreeMap<Guid, (FWPS_CALLOUT3, Prototype)>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
+    /// Processes that have begun.
+    pub begun: BTreeSet<u32>,
+    /// Routines that are told of processes.
+    pub process_routines: Vec<ProcessRoutine>,
     /// Number of threads that run in each process.
     pub inside: BTreeMap<u32, i32>,
     /// Names of devices by the links to them. The links are in lower case, without
@@ -200,6 +206,10 @@ pub struct Objects {
     pub links: BTreeMap<String, Link>,
     /// Devices by their open file objects.
     pub files: BTreeMap<Address, Address>,
+    /// File objects by the process and its handle, with the access that the handle has.
+    pub file_handles: BTreeMap<(u32, HANDLE), (Address, Access)>,
+    /// File objects whose handles are closed, and to which drivers have references.
+    pub unclosed: BTreeMap<Address, Unclosed>,
     /// Entries of the error log.
     pub error_log: VecDeque<ErrorLogEntry>,
     /// Entries that are not yet written, by their addresses.
@@ -249,9 +259,13 @@ impl Default for Objects {
             referenced: BTreeMap::new(),
             callouts: BTreeMap::new(),
             processes: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            process_routines: Vec::new(),
             inside: BTreeMap::new(),
             links: BTreeMap::new(),
             files: BTreeMap::new(),
+            file_handles: BTreeMap::new(),
+            unclosed: BTreeMap::new(),
             error_log: VecDeque::new(),
             open_entries: BTreeMap::new(),
             messages: BTreeMap::new(),

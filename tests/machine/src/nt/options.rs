@@ -65,6 +65,10 @@ pub struct Options {
     /// Whether each filter that is added is followed by a notification of a type that
     /// `FWPS_CALLOUT_NOTIFY_TYPE` does not have: a newer Windows may have more.
     pub unknown_notifications: bool,
+    /// Whether notifyFn is not called for filters that are deleted. "FWPS_CALLOUT_NOTIFY_FN3"
+    /// promises the call; a driver that registers its callout late gets none of those for
+    /// added filters, so it cannot rely on pairs.
+    pub delete_notices_lost: bool,
     /// How packets are divided among MDLs.
     pub nbl_layout: NblLayout,
     /// Whether packets' MDLs are already mapped.
@@ -141,6 +145,7 @@ impl Default for Options {
             dispatch_allotment: Duration::from_secs(1),
             sleep_ends_waits: false,
             unknown_notifications: false,
+            delete_notices_lost: false,
             nbl_layout: NblLayout::Contiguous,
             mdl_mapping: MdlMapping::Mapped,
             net_buffers: 1,

@@ -216,6 +216,7 @@ rules! {
     SPIN_LOCK_HELD = LAB, None, "returned while holding a lock";
     RUNDOWN_UNDERFLOW = LAB, None, "rundown protection released more often than acquired";
     CALLBACK_DEADLOCK = LAB, None, "unsubscribed from BFE changes inside the callback";
+    PROCESS_ROUTINE_DEADLOCK = LAB, None, "removed a routine that is told of processes inside itself";
     CALLOUT_DEADLOCK = LAB, None, "unregistered a callout inside one of its functions";
 
     // Lookaside lists, timers and DPCs. Memory is freed, or the image is unloaded.
@@ -256,6 +257,9 @@ rules! {
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
     // Requests: what I/O verification checks.
+    CALL_DRIVER_NO_IRP = 0xC9, Some(0x03), "passed down what is no request";
+    CALL_DRIVER_BAD_DEVICE = 0xC9, Some(0x04), "passed a request to what is no device";
+    NO_MORE_STACK_LOCATIONS = 0x35, None, "passed a request down that has no stack location left";
     IRP_COMPLETED_TWICE = 0x44, None, "completed a request that was completed";
     IRP_COMPLETED_PENDING = 0xC9, Some(0x06), "completed a request with STATUS_PENDING";
     IRP_CANCEL_ROUTINE_SET = 0xC9, Some(0x07), "completed a request whose cancel routine is set";
@@ -346,6 +350,7 @@ rules! {
     ETW_REGISTRATION_LEFT = 0xC4, Some(0xDD), "unloaded with an event provider registered";
     NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
     PROCESSOR_CALLBACK_LEFT = LAB, None, "unloaded with a callback about processors registered";
+    PROCESS_ROUTINE_LEFT = LAB, None, "unloaded with a routine registered that is told of processes";
     CALLBACK_LEFT = LAB, None, "unloaded with a routine registered with a callback object";
     REFERENCE_LEFT = LAB, None, "unloaded with a reference to an object";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";

@@ -63,6 +63,9 @@ pub enum Entry {
         interface: u32,
         /// Sub-interface index.
         sub_interface: u32,
+        /// Whether it comes from the transport layer, the data layer of datagrams or ALE
+        /// (`FwpsInjectTransportReceiveAsync0`).
+        at_transport: bool,
     },
     /// `FwpsInjectForwardAsync0`: the forward path. The packet has an IP header.
     Forward {

@@ -36,7 +36,8 @@ imports! {
         ZwSetEvent ZwClose ZwNotifyChangeKey IoOpenDriverRegistryKey EtwRegister EtwUnregister
         KeRegisterProcessorChangeCallback IoGetCurrentProcess ObfReferenceObject
         ObfDereferenceObject IoAllocateMdl IoFreeMdl KeBugCheckEx PsCreateSystemThread
-        KeDelayExecutionThread IofCompleteRequest KeStallExecutionProcessor ZwQueryValueKey;
+        KeDelayExecutionThread IofCompleteRequest KeStallExecutionProcessor ZwQueryValueKey
+        ObReferenceObjectByHandle PsSetCreateProcessNotifyRoutineEx;
     "fwpkclnt.sys":
         FwpmEngineOpen0 FwpmEngineClose0 FwpmSubLayerAdd0 FwpmSubLayerDeleteByKey0
         FwpmCalloutAdd0 FwpmCalloutDeleteByKey0 FwpmFilterAdd0 FwpmFilterDeleteById0
@@ -84,14 +85,15 @@ static DEVICE: AtomicUsize = AtomicUsize::new(0);
 static DRIVER: AtomicUsize = AtomicUsize::new(0);
 
 /// The action of the callout, or 0; the calls of classifyFn, notifyFn, flowDeleteFn and
-/// of the work routine; whether the work routine goes on.
-static WORDS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+/// of the work routine; whether the work routine goes on; closes of files.
+static WORDS: [AtomicU64; 7] = [const { AtomicU64::new(0) }; 7];
 const ACTION: usize = 0;
 const CLASSIFIED: usize = 1;
 const NOTIFIED: usize = 2;
 const DELETED: usize = 3;
 const WORKED: usize = 4;
 const WORKS: usize = 5;
+const CLOSED: usize = 6;
 
 fn string(text: &'static [u16]) -> UnicodeString {
     let length = 2 * text.len() as u16;
@@ -140,6 +142,10 @@ extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
     let location: Ptr = get(irp + 184);
     let information = match get::<u8>(location) {
         14 => control(get::<u32>(location + 24), get(irp + 24)),
+        2 => {
+            count(&WORDS[CLOSED]);
+            0
+        }
         _ => 0,
     };
     put(irp + 48, 0u64);

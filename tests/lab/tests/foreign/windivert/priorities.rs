@@ -92,7 +92,7 @@ fn inject(world: &World, layer: Layer, outbound: bool, packet: &[u8]) {
     let entry = match layer {
         Layer::Forward => Entry::Forward { interface: INTERFACE },
         _ if outbound => Entry::NetworkSend,
-        _ => Entry::Receive { interface: INTERFACE, sub_interface: 0 },
+        _ => Entry::Receive { interface: INTERFACE, sub_interface: 0, at_transport: false },
     };
     let injections: Arc<[Injection]> = Arc::new([Injection { handle: 0xF0_0D, context: 0 }]);
     let demand = Demand::Inject { entry, packets: vec![packet.to_vec()], injections: Some(injections) };

@@ -125,6 +125,26 @@ pub unsafe fn packet_pool() -> Ptr {
     unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
 }
 
+/// An ANSI string as a Unicode string with a buffer of its own.
+pub unsafe fn translated() -> [u64; 2] {
+    let mut ansi = [0u64; 2];
+    let mut unicode = [0u64; 2];
+    unsafe {
+        RtlInitAnsiString(ansi.as_mut_ptr() as Ptr, b"planted\0".as_ptr() as Ptr);
+        check(RtlAnsiStringToUnicodeString(unicode.as_mut_ptr() as Ptr, ansi.as_ptr() as Ptr, 1));
+    }
+    unicode
+}
+
+/// Is told of processes: it keeps the id of the last one.
+pub extern "system" fn told_of_process(_: Ptr, process: Ptr, _: Ptr) {
+    PROCESS.store(process, SeqCst);
+}
+
+pub extern "system" fn removes_itself(_: Ptr, _: Ptr, _: Ptr) {
+    unsafe { PsSetCreateProcessNotifyRoutineEx(removes_itself as *const () as Ptr, 1) };
+}
+
 /// A lookaside list of nonpaged pool with blocks of this size.
 pub unsafe fn lookaside(list: Ptr, size: usize) -> i32 {
     const NON_PAGED_POOL_NX: i32 = 512;
@@ -169,6 +189,31 @@ unsafe fn list_over(pool: Ptr, mdl: Ptr, length: usize) -> Ptr {
 pub unsafe fn send(list: Ptr) {
     let handle = INJECTION.load(SeqCst);
     unsafe { FwpsInjectNetworkSendAsync0(handle, 0, 0, 1, list, completed(), 0) };
+}
+
+/// Injects a packet into the receive path of an interface, and frees its list only if it
+/// has arrived there. The pool is freed when the driver is unloaded.
+pub unsafe fn receive() {
+    extern "system" fn received(_: Ptr, list: Ptr, _: u8) {
+        unsafe {
+            // NET_BUFFER.MdlChain, and NET_BUFFER_LIST.Status.
+            let mdl = ((first_buffer(list) + 32) as *const Ptr).read();
+            if ((list + 140) as *const i32).read() >= 0 {
+                FwpsFreeNetBufferList0(list);
+            }
+            IoFreeMdl(mdl);
+        }
+    }
+    const INTERFACE: u32 = 9;
+    unsafe {
+        // An IPv4 header of 20 bytes without anything behind it.
+        poke(DATA.at(), 0x45);
+        poke(DATA.at() + 3, 20);
+        let (handle, received) = (INJECTION.load(SeqCst), received as *const () as Ptr);
+        RECEIVED_POOL.store(packet_pool(), SeqCst);
+        let list = list(RECEIVED_POOL.load(SeqCst));
+        check(FwpsInjectNetworkReceiveAsync0(handle, 0, 0, 1, INTERFACE, 0, list, received, 0));
+    }
 }
 
 /// A clone of the current classify's list.

@@ -67,6 +67,11 @@ bugs! {
         ExQueueWorkItem(block, 1);
         free(block)
     };
+    Entry POOL_WRONG_TAG__STRING => {
+        let mut string = [0, note(0, allocate(32)) as u64];
+        RtlFreeUnicodeString(string.as_mut_ptr() as Ptr)
+    };
+    Unload POOL_LEAK__STRING => { translated(); };
     Entry POOL_RESOURCE_FREED => {
         let block = note(0, allocate(104));
         ExInitializeResourceLite(block);
@@ -113,8 +118,9 @@ bugs! {
     Entry BAD_POINTER => peek(NOWHERE);
     Entry BAD_POINTER__WRITE => poke(NOWHERE, 1);
     Unload BAD_POINTER__REGISTRY_PATH => peek(note(0, REGISTRY_PATH.load(SeqCst)));
-    Worker BAD_POINTER__DISCARDED => run(note(0, initial as *const () as Ptr));
-    Worker BAD_POINTER__DISCARDED_DATA => peek(note(0, INITIAL.as_ptr() as Ptr));
+    // DriverEntry must have returned.
+    Worker BAD_POINTER__DISCARDED => { slow(0, 0); run(note(0, initial as *const () as Ptr)) };
+    Worker BAD_POINTER__DISCARDED_DATA => { slow(0, 0); peek(note(0, INITIAL.as_ptr() as Ptr)) };
     Classify BAD_POINTER_RAISED__DISCARDED => run(note(0, initial as *const () as Ptr));
     Classify BAD_POINTER_RAISED => peek(NOWHERE);
     Entry BAD_POINTER_RAISED__PAGED_POOL => {
@@ -383,6 +389,7 @@ bugs! {
         ExReleaseRundownProtection(RUNDOWN.at())
     };
     Bfe CALLBACK_DEADLOCK => FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst));
+    Entry PROCESS_ROUTINE_DEADLOCK => PsSetCreateProcessNotifyRoutineEx(removes_itself as *const () as Ptr, 0);
     Notify CALLOUT_DEADLOCK => FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst));
 
     Entry LOOKASIDE_AGAIN => { lookaside(note(0, OBJECT.at()), 32); lookaside(OBJECT.at(), 32) };
@@ -501,6 +508,9 @@ bugs! {
     Classify DPC_TIME_LIMIT => while black_box(true) {};
     Classify DPC_TIME_LIMIT__WITH_CALLS => while KeGetCurrentIrql() == DISPATCH {};
 
+    Request CALL_DRIVER_NO_IRP => IofCallDriver(DEVICE_OBJECT.load(SeqCst), note(0, DATA.at()));
+    Request CALL_DRIVER_BAD_DEVICE => IofCallDriver(note(0, DATA.at()), REQUEST.load(SeqCst));
+    Request NO_MORE_STACK_LOCATIONS => IofCallDriver(DEVICE_OBJECT.load(SeqCst), request());
     Request IRP_COMPLETED_TWICE => { request(); answer_request(Some(0), 0); IofCompleteRequest(REQUEST.load(SeqCst), 0) };
     Request IRP_COMPLETED_PENDING => { request(); answer_request(Some(0x103), 0x103) };
     Request IRP_CANCEL_ROUTINE_SET => {
@@ -593,6 +603,7 @@ bugs! {
         FwpsAcquireWritableLayerDataPointer0(handle, 0, 0, &raw mut data as *mut Ptr as Ptr, out);
         FwpsReleaseClassifyHandle0(handle)
     };
+    Classify PACKET_POOL_IN_USE__INTERFACE_GONE => receive();
     Entry PACKET_POOL_IN_USE => {
         let pool = packet_pool();
         bare_list(pool);
@@ -611,11 +622,13 @@ bugs! {
     Classify ETW_MALFORMED_EVENT => write_event(PROVIDER.load(SeqCst), &[7, 8]);
 
     Omission CALLOUTS_LEFT => {};
+    Omission CALLOUTS_LEFT__NOTICE_LOST => {};
     Classify FLOW_CONTEXT_LEFT => FwpsFlowAssociateContext0(1, LAYER.load(SeqCst) as u16, CALLOUT_ID.load(SeqCst), 7);
     Omission SUBSCRIPTION_LEFT => {};
     Unload ETW_REGISTRATION_LEFT => note(0, PROVIDER.load(SeqCst) as Ptr);
     Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
     Unload PROCESSOR_CALLBACK_LEFT => KeRegisterProcessorChangeCallback(nothing as *const () as Ptr, 0, 0);
+    Omission PROCESS_ROUTINE_LEFT => {};
     Unload CALLBACK_LEFT => { callback(); };
     Unload REFERENCE_LEFT => this_thread();
     Unload THREAD_LEFT => {

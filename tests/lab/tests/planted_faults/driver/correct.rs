@@ -52,6 +52,8 @@ pub unsafe fn exercise() {
         exercise_mdls();
         exercise_regions();
         exercise_deferred();
+        let mut string = translated();
+        RtlFreeUnicodeString(string.as_mut_ptr() as Ptr);
         FwpsRedirectHandleDestroy0(redirect_handle());
         let pool = packet_pool();
         send(list(pool));

@@ -83,6 +83,11 @@ unsafe extern "system" {
     pub fn KeSetEvent(event: Ptr, increment: i32, wait: u8) -> i32;
     pub fn KeWaitForSingleObject(object: Ptr, reason: i32, mode: i8, alertable: u8, timeout: Ptr) -> i32;
     pub fn KeDelayExecutionThread(mode: i8, alertable: u8, interval: Ptr) -> i32;
+    pub fn IofCallDriver(device: Ptr, irp: Ptr) -> i32;
+    pub fn PsSetCreateProcessNotifyRoutineEx(routine: Ptr, remove: u8) -> i32;
+    pub fn RtlInitAnsiString(string: Ptr, text: Ptr);
+    pub fn RtlAnsiStringToUnicodeString(to: Ptr, from: Ptr, allocate: u8) -> i32;
+    pub fn RtlFreeUnicodeString(string: Ptr);
     pub fn IoCreateDevice(
         driver: Ptr,
         extension: u32,
@@ -255,6 +260,17 @@ unsafe extern "system" {
         context: Ptr,
         flags: u32,
         compartment: i32,
+        list: Ptr,
+        completed: Ptr,
+        completion_context: Ptr,
+    ) -> i32;
+    pub fn FwpsInjectNetworkReceiveAsync0(
+        handle: Ptr,
+        context: Ptr,
+        flags: u32,
+        compartment: i32,
+        interface: u32,
+        sub_interface: u32,
         list: Ptr,
         completed: Ptr,
         completion_context: Ptr,

@@ -1,5 +1,6 @@
 //! Tests of every walk in both families, with a fake filter engine and a peer.
 
+mod changes;
 mod datagrams;
 mod fake;
 mod fragments;
@@ -9,8 +10,10 @@ mod hostile;
 mod loopback;
 mod offers;
 mod reauthorization;
+mod received_errors;
 mod refusals;
 mod sockets;
+mod stream_packets;
 mod world;
 
 use super::documented::{Comparison, compare};

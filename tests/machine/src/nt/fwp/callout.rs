@@ -201,6 +201,10 @@ impl CalloutDriver for GuestCallout {
         let Some(kernel) = self.kernel.upgrade() else {
             return Status::UNSUCCESSFUL;
         };
+        if kind == NotifyType::DeleteFilter && kernel.options().delete_notices_lost {
+            self.contexts().remove(&filter.filter_id);
+            return Status::SUCCESS;
+        }
         let before = self.context(filter);
         let (outcome, after) = Scratch::with(|scratch| {
             let key = key.map_or(0, |key| scratch.guid(key));

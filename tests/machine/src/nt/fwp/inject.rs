@@ -276,7 +276,8 @@ pub extern "win64" fn FwpsInjectNetworkReceiveAsync0(
         function: completionFn,
         completion_context: completionContext,
     };
-    let entry = Entry::Receive { interface: interfaceIndex, sub_interface: subInterfaceIndex };
+    let (interface, sub_interface) = (interfaceIndex, subInterfaceIndex);
+    let entry = Entry::Receive { interface, sub_interface, at_transport: false };
     kernel.settle(inject(&kernel, asked, |_| entry), REFUSED).0
 }
 
@@ -334,7 +335,8 @@ pub extern "win64" fn FwpsInjectTransportReceiveAsync0(
         function: completionFn,
         completion_context: completionContext,
     };
-    let entry = Entry::Receive { interface: interfaceIndex, sub_interface: subInterfaceIndex };
+    let (interface, sub_interface) = (interfaceIndex, subInterfaceIndex);
+    let entry = Entry::Receive { interface, sub_interface, at_transport: true };
     kernel.settle(inject(&kernel, asked, |_| entry), REFUSED).0
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::super::cpu::Irql;
 use super::super::guest::Stop;
-use super::super::types::{Address, DEVICE_OBJECT, FILE_OBJECT, UNICODE_STRING};
+use super::super::types::{Address, DEVICE_OBJECT, FILE_OBJECT, HANDLE, UNICODE_STRING};
 use super::super::{Kernel, cpu, foreign};
 use super::buffers::{Buffers, Method};
 use super::send::{self, Sent};
-use super::{Wanted, cancel, major};
+use super::{Wanted, cancel, major, stack};
 use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -60,6 +60,11 @@ pub struct Access {
 impl Access {
     /// Both.
     pub const FULL: Self = Self { read: true, write: true };
+
+    /// Whether it includes what a mask asks for: `FILE_READ_DATA`, `FILE_WRITE_DATA`.
+    pub(in crate::nt) fn has(self, mask: u32) -> bool {
+        (mask & 1 == 0 || self.read) && (mask & 2 == 0 || self.write)
+    }
 }
 
 /// The outcome of a request.
@@ -89,7 +94,15 @@ pub struct File {
     device: Address,
     process: u32,
     access: Access,
-    open: bool,
+    /// The handle in its process; 0 until it is open.
+    handle: HANDLE,
+}
+
+/// A file object whose last handle is closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Unclosed {
+    device: Address,
+    process: u32,
 }
 
 /// A request that is under way.
@@ -139,6 +152,7 @@ impl Kernel {
         if let Some(stop) = self.stopped() {
             return Err(OpenError::Stopped(stop.clone()));
         }
+        self.begin_process(process).map_err(OpenError::Refused)?;
         let Some((device, rest)) = self.find_device(path) else {
             return Err(OpenError::Refused(Status::OBJECT_NAME_NOT_FOUND));
         };
@@ -157,14 +171,19 @@ impl Kernel {
             return Err(OpenError::Refused(Status::ACCESS_DENIED));
         }
         let file = new_file_object(self, device, &rest, access);
-        let mut file = File { kernel: Arc::clone(self), object: file, device, process, access, open: false };
+        let mut file = File { kernel: Arc::clone(self), object: file, device, process, access, handle: 0 };
         let request = file.send(major::CREATE, 0, [0; 4], Buffers::none()).map_err(OpenError::Stopped)?;
         let reply = request.wait(None).map_err(OpenError::Stopped)?.expect("a wait without limit ends");
         if !reply.status.is_success() {
             // There is no cleanup for a file that was not opened.
             return Err(OpenError::Refused(reply.status));
         }
-        file.open = true;
+        let mut objects = self.objects();
+        // Handles of a process are multiples of 4.
+        let of_process = objects.file_handles.range((process, 0)..=(process, HANDLE::MAX));
+        file.handle = of_process.last().map_or(0, |((_, last), _)| *last) + 4;
+        objects.file_handles.insert((process, file.handle), (file.object, access));
+        drop(objects);
         Ok(file)
     }
 }
@@ -242,7 +261,8 @@ impl File {
 
     /// How reads and writes of the device pass their buffer.
     fn method(&self, direct: Method) -> Method {
-        let object: DEVICE_OBJECT = foreign::read(self.device).expect("a device object");
+        // The flags of the device that gets the request first count.
+        let object: DEVICE_OBJECT = foreign::read(stack::top_of(self.device)).expect("a device object");
         match object.Flags {
             flags if flags & flag::BUFFERED_IO != 0 => Method::Buffered,
             flags if flags & flag::DIRECT_IO != 0 => direct,
@@ -272,21 +292,48 @@ impl File {
         self.close_once()
     }
 
+    /// Its file object and its device.
+    pub(super) fn objects(&self) -> (Address, Address) {
+        (self.object, self.device)
+    }
+
+    /// Its handle, as the process passes it to a driver.
+    pub fn handle(&self) -> u64 {
+        self.handle as u64
+    }
+
     fn close_once(&mut self) -> Result<(), Stop> {
-        let was_open = std::mem::take(&mut self.open);
-        if self.object == 0 {
+        let handle = std::mem::take(&mut self.handle);
+        let object = self.object;
+        if object == 0 {
             return Ok(());
         }
         let for_it = self.kernel.act_for(self.kernel.device_driver(self.device));
-        let outcome = if was_open { self.clean_up_and_close() } else { Ok(()) };
-        let object = std::mem::take(&mut self.object);
-        self.kernel.objects().close_file(object);
-        super::free_system_block(&self.kernel, object, FILE_TAG);
+        let outcome = if handle == 0 { Ok(()) } else { self.clean_up(handle) };
+        self.object = 0;
+        let rest = Unclosed { device: self.device, process: self.process };
+        let is_referenced = {
+            let mut objects = self.kernel.objects();
+            let is_referenced = handle != 0 && outcome.is_ok() && objects.referenced.contains_key(&object);
+            if is_referenced {
+                objects.unclosed.insert(object, rest);
+            }
+            is_referenced
+        };
+        let outcome = match (outcome, handle) {
+            // The last driver that lets go of it closes it.
+            (Ok(()), _) if is_referenced => return Ok(()),
+            (Ok(()), handle) if handle != 0 => send_close(&self.kernel, object, rest),
+            (outcome, _) => outcome,
+        };
+        free_file_object(&self.kernel, object);
         drop(for_it);
         outcome
     }
 
-    fn clean_up_and_close(&self) -> Result<(), Stop> {
+    /// Sends the cleanup, and ends the requests that the driver still has.
+    fn clean_up(&self, handle: HANDLE) -> Result<(), Stop> {
+        self.kernel.objects().file_handles.remove(&(self.process, handle));
         self.send(major::CLEANUP, 0, [0; 4], Buffers::none())?.wait(None)?;
         for irp in self.pending() {
             in_kernel(&self.kernel, |kernel| cancel::cancel(kernel, irp))?;
@@ -302,11 +349,7 @@ impl File {
             let parameters = [*irp as u64, limit.as_millis() as u64, 0];
             kernel.condemn(Violation::new(&rules::IRP_NOT_CANCELLED, parameters, text));
         }
-        if let Some(stop) = kernel.stopped() {
-            return Err(stop.clone());
-        }
-        self.send(major::CLOSE, 0, [0; 4], Buffers::none())?.wait(None)?;
-        Ok(())
+        kernel.stopped().map_or(Ok(()), |stop| Err(stop.clone()))
     }
 
     fn pending(&self) -> Vec<Address> {
@@ -360,6 +403,37 @@ impl Request {
             in_kernel(&self.kernel, |kernel| cancel::cancel(kernel, self.irp))?;
         }
         Ok(())
+    }
+}
+
+/// Sends the close of a file object, and waits for it.
+fn send_close(kernel: &Kernel, file: Address, rest: Unclosed) -> Result<(), Stop> {
+    let Unclosed { device, process } = rest;
+    let (parameters, buffers) = ([0; 4], Buffers::none());
+    let wanted = Wanted { major: major::CLOSE, code: 0, device, file, process, parameters, buffers };
+    let Sent { reply, .. } = send::send(kernel, wanted)?;
+    let is_over = || reply.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    let what = || "a file to be closed".to_owned();
+    let done = || is_over() || kernel.stopped().is_some();
+    let _waited = in_kernel(kernel, |kernel| kernel.bell.wait(&what, None, done));
+    kernel.stopped().map_or(Ok(()), |stop| Err(stop.clone()))
+}
+
+fn free_file_object(kernel: &Kernel, object: Address) {
+    kernel.objects().close_file(object);
+    super::free_system_block(kernel, object, FILE_TAG);
+}
+
+impl Kernel {
+    /// Closes a file object to which no driver has a reference any more, if its handle is
+    /// closed.
+    pub(in crate::nt) fn let_go_of_file(&self, object: Address) {
+        let rest = self.objects().unclosed.remove(&object);
+        if let Some(rest) = rest {
+            // What stopped the machine is in the machine.
+            let _closed = send_close(self, object, rest);
+            free_file_object(self, object);
+        }
     }
 }
 

@@ -6,12 +6,14 @@
 //! | [`file`] | what a program does: open, read, write, control, cancel, close |
 //! | `buffers` | a request's memory: the program's, and the I/O manager's copy of it |
 //! | `send` | builds a request, calls the driver, checks what it returns |
+//! | `stack` | attached devices: a request goes down, and comes back up |
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 mod buffers;
 mod cancel;
 mod file;
 mod send;
+mod stack;
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -27,8 +29,10 @@ use crate::verifier::{Violation, rules};
 use buffers::Buffers;
 pub(super) use buffers::Misused;
 pub use cancel::*;
+pub(super) use file::Unclosed;
 pub use file::{Access, Device, File, OpenError, Reply, Request};
 pub(super) use send::Wanted;
+pub use stack::*;
 
 /// `IRP_MJ_*` (`wdm.h`).
 pub mod major {
@@ -145,9 +149,15 @@ fn not_a_request(irp: Address) -> Violation {
     Violation::new(&rules::BAD_OBJECT, [irp as u64, 0, 0], format!("{irp:#x} is no IRP, or it is over"))
 }
 
-/// The address of a request's only stack location.
+/// The address of the stack location of the driver that has a request now.
 pub(super) fn stack_location(irp: Address) -> Address {
-    irp + size_of::<IRP>()
+    foreign::read(irp + offset_of!(IRP, CurrentStackLocation)).unwrap_or(irp + size_of::<IRP>())
+}
+
+/// The stack location of the driver that gets a request first, which is the last one.
+fn first_location(irp: Address) -> Address {
+    let count = foreign::read::<i8>(irp + offset_of!(IRP, StackCount)).unwrap_or(1).max(1);
+    irp + size_of::<IRP>() + (count as usize - 1) * size_of::<IO_STACK_LOCATION>()
 }
 
 /// `IofCompleteRequest`.
@@ -169,8 +179,8 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
     if known != Some(false) {
         return Err(Violation::new(&rules::IRP_COMPLETED_TWICE, [irp as u64, 0, 0], text).into());
     }
-    let header: IRP = foreign::read(irp)?;
-    let status = Status(header.IoStatus.Pointer as u32 as i32);
+    let mut header: IRP = foreign::read(irp)?;
+    let mut status = Status(header.IoStatus.Pointer as u32 as i32);
     if [Status::PENDING.0, -1].contains(&status.0) {
         let parameters = [u64::from(status.0 as u32), irp as u64, 0];
         return Err(Violation::new(&rules::IRP_COMPLETED_PENDING, parameters, text).into());
@@ -179,7 +189,14 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
         let parameters = [header.CancelRoutine as u64, irp as u64, 0];
         return Err(Violation::new(&rules::IRP_CANCEL_ROUTINE_SET, parameters, text).into());
     }
-    let location: IO_STACK_LOCATION = foreign::read(stack_location(irp))?;
+    if header.StackCount > 1 {
+        if stack::climb(kernel, irp)? {
+            return Ok(());
+        }
+        header = foreign::read(irp)?;
+        status = Status(header.IoStatus.Pointer as u32 as i32);
+    }
+    let location: IO_STACK_LOCATION = foreign::read(first_location(irp))?;
     let marked = location.Control & PENDING_RETURNED != 0;
     let information = header.IoStatus.Information;
     let invariant = location.MajorFunction == major::WRITE && kernel.verifier().checks(&rules::MDL_INVARIANT);

@@ -8,7 +8,7 @@ use super::super::guest::Stop;
 use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, LIST_ENTRY};
 use super::super::{Kernel, cpu, foreign, wdf};
 use super::buffers::Buffers;
-use super::{IRP_TAG, Irp, Reply, major, stack_location};
+use super::{IRP_TAG, Irp, Reply, first_location, major, stack};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -37,10 +37,11 @@ pub(super) struct Sent {
 /// Passes a request to its driver at PASSIVE_LEVEL.
 pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
     let reply = Arc::new(Mutex::new(None));
-    let (device, major, process) = (wanted.device, wanted.major, wanted.process);
+    let (device, major, process) = (stack::top_of(wanted.device), wanted.major, wanted.process);
     let _for_it = kernel.act_for(kernel.device_driver(device));
     let irp = build(kernel, wanted, Arc::clone(&reply));
-    let pass = |kernel: &Kernel| kernel.run_as(process, || dispatch(kernel, device, major, irp));
+    let pass =
+        |kernel: &Kernel| kernel.run_as(process, || dispatch(kernel, device, major, irp, Irql::PASSIVE));
     let (routine, status) = match std::ptr::eq(cpu::kernel(), kernel) {
         true => pass(kernel),
         false => kernel.on_processor(0, Irql::PASSIVE, pass),
@@ -54,7 +55,13 @@ pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
 
 /// Calls the dispatch routine of the device's driver. Returns its address, which is 0 for
 /// one of the system's own, and what it returned.
-fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result<(Address, Status), Stop> {
+pub(super) fn dispatch(
+    kernel: &Kernel,
+    device: Address,
+    major: u8,
+    irp: Address,
+    level: Irql,
+) -> Result<(Address, Status), Stop> {
     if kernel.objects().devices.get(&device).is_some_and(|device| device.framework != 0) {
         return wdf::dispatch(kernel, device, irp).map(|status| (0, status));
     }
@@ -67,14 +74,15 @@ fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result
         let _ = super::complete(kernel, irp);
         return Ok((0, super::super::status::INVALID_DEVICE_REQUEST));
     }
-    let value =
-        kernel.call_driver(routine, &[device as u64, irp as u64], Irql::PASSIVE, "dispatch routine")?;
+    let value = kernel.call_driver(routine, &[device as u64, irp as u64], level, "dispatch routine")?;
     Ok((routine, Status(value as u32 as i32)))
 }
 
 /// Writes the request into memory, and enters it in the table.
 fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> Address {
-    let size = size_of::<IRP>() + size_of::<IO_STACK_LOCATION>();
+    let top = stack::top_of(wanted.device);
+    let locations = foreign::read::<DEVICE_OBJECT>(top).map_or(1, |device| device.StackSize).max(1);
+    let size = size_of::<IRP>() + locations as usize * size_of::<IO_STACK_LOCATION>();
     let irp = kernel.pool().allocate_for_system(size, IRP_TAG);
     let list = irp + offset_of!(IRP, ThreadListEntry);
     let is_control = matches!(wanted.major, major::DEVICE_CONTROL | major::INTERNAL_DEVICE_CONTROL);
@@ -87,11 +95,11 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
         SystemBuffer: wanted.buffers.system,
         ThreadListEntry: LIST_ENTRY { Flink: list, Blink: list },
         RequestorMode: USER_MODE,
-        StackCount: 1,
-        CurrentLocation: 1,
+        StackCount: locations,
+        CurrentLocation: locations,
         UserBuffer: if output == 0 && !is_control { input } else { output },
         Thread: cpu::thread_object(|| kernel.objects().opaque()),
-        CurrentStackLocation: stack_location(irp),
+        CurrentStackLocation: irp + size - size_of::<IO_STACK_LOCATION>(),
         OriginalFileObject: wanted.file,
         ..IRP::zeroed()
     };
@@ -103,12 +111,13 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
     let location = IO_STACK_LOCATION {
         MajorFunction: wanted.major,
         Parameters: parameters,
-        DeviceObject: wanted.device,
+        DeviceObject: top,
         FileObject: wanted.file,
         ..IO_STACK_LOCATION::zeroed()
     };
+    foreign::write_bytes(irp, &vec![0; size]).expect("the I/O manager's own memory");
     foreign::write(irp, &header).expect("the I/O manager's own memory");
-    foreign::write(stack_location(irp), &location).expect("the I/O manager's own memory");
+    foreign::write(header.CurrentStackLocation, &location).expect("the I/O manager's own memory");
     let entry = Irp {
         major: wanted.major,
         code: wanted.code,
@@ -136,7 +145,7 @@ fn check(kernel: &Kernel, irp: Address, routine: Address, status: Status) {
         known.returned = Some(status);
         let (text, completed, answer) = (known.describe(irp), known.completed, known.status);
         // A request that is not completed is in memory as long as the table is locked.
-        let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
+        let control = || foreign::read::<IO_STACK_LOCATION>(first_location(irp)).map_or(0, |it| it.Control);
         let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
         if completed.is_some() {
             irps.remove(&irp);

@@ -22,6 +22,18 @@ raw! {
         MajorFunction: [Address; 28],
     }
 
+    /// `ntddk.h`.
+    struct PS_CREATE_NOTIFY_INFO {
+        Size: u64,
+        Flags = "@u1.Flags": u32,
+        ParentProcessId: Address,
+        CreatingThreadId: [u64; 2],
+        FileObject: Address,
+        ImageFileName: Address,
+        CommandLine: Address,
+        CreationStatus: i32,
+    }
+
     /// `wdm.h`.
     struct DRIVER_EXTENSION {
         DriverObject: Address,
