@@ -19,6 +19,7 @@ use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
+use crate::kernel::wfp::headers::FlowData;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::net_buffer::Lists;
 use crate::logic::callouts::{CALLOUTS, Callout, CalloutIndex};
@@ -138,13 +139,15 @@ impl Shared {
         let context = incoming.flow_context();
         match incoming.flow_packet() {
             None => {}
-            Some((direction, Ok(bytes))) => {
+            Some((direction, FlowData::Single(bytes))) => {
                 let packet = FlowPackets { direction, packets: 1, bytes };
                 if let Some(ended) = self.flows.count_packet(context, packet, irql) {
                     self.flow_ended(&ended, irql);
                 }
             }
-            Some((direction, Err((lists, header)))) => self.count_lists(context, lists, direction, header),
+            Some((direction, FlowData::Lists(lists, header))) => {
+                self.count_lists(context, lists, direction, header);
+            }
         }
     }
 

@@ -41,6 +41,14 @@ pub(super) struct Headers {
     part: Part,
 }
 
+/// What an indication shows of a flow's packets.
+pub enum FlowData<'a> {
+    /// One NET_BUFFER, with so many bytes behind the header.
+    Single(u64),
+    /// Any number of lists, and the bytes of the header of each NET_BUFFER.
+    Lists(Lists<'a>, u64),
+}
+
 impl Incoming<'_> {
     /// The packet at INBOUND_TRANSPORT_DISCARD, with the TCP flags from its header.
     #[inline(always)]
@@ -188,15 +196,19 @@ impl Incoming<'_> {
     /// the lists, and the bytes of each header. `None` at layers that do not count. With RSC,
     /// URO, USO and LSO one NET_BUFFER is many packets.
     #[inline(always)]
-    pub fn flow_packet(&self) -> Option<(Direction, core::result::Result<u64, (Lists<'_>, u64)>)> {
+    pub fn flow_packet(&self) -> Option<(Direction, FlowData<'_>)> {
         let direction = self.callout().flow_packets?;
-        let Some(buffer) = self.segment() else { return Some((direction, Err((Lists::NONE, 0)))) };
+        let Some(buffer) = self.segment() else { return Some((direction, FlowData::Lists(Lists::NONE, 0))) };
         let header = self.counted_header(direction);
         let single = match direction {
             Direction::Outbound => buffer.single(),
             Direction::Inbound => buffer.received(),
         };
-        Some((direction, single.map(|bytes| bytes.saturating_sub(header)).ok_or((buffer.lists(), header))))
+        let data = match single {
+            Some(bytes) => FlowData::Single(bytes.saturating_sub(header)),
+            None => FlowData::Lists(buffer.lists(), header),
+        };
+        Some((direction, data))
     }
 
     /// Outbound the data of each NET_BUFFER start with the transport header.

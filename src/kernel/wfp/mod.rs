@@ -4,7 +4,7 @@ pub mod bfe;
 pub mod callout;
 pub mod engine;
 pub mod flow;
-mod headers;
+pub mod headers;
 pub mod incoming;
 pub mod indicated;
 pub mod indication;

@@ -36,7 +36,7 @@ impl Tag {
     /// The tag of a remote. The hash of a remote is one multiplication. Mixed, it is well
     /// spread whatever the key is.
     pub const fn of(remote: Remote, seed: Seed) -> Self {
-        Self(mix(remote.hash(seed), 0) & !SPAN | SPAN + 1)
+        Self((mix(remote.hash(seed), 0) & !SPAN) | (SPAN + 1))
     }
 }
 
