@@ -51,6 +51,7 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
         bytes_in: 2,
         packets_out: 3,
         packets_in: 4,
+        cut: true,
         duration_ms: 5,
         order: "Kept",
     };
@@ -61,6 +62,7 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
         ("BytesIn", number(2)),
         ("PacketsOut", number(3)),
         ("PacketsIn", number(4)),
+        ("Cut", Value::Bool(true)),
         ("DurationMs", number(5)),
         ("Order", text("Kept")),
         ("Dropped", number(7)),
