@@ -383,7 +383,7 @@ impl Kernel {
     }
 
     /// The machine sleeps for this long: nothing runs, and the clocks go on as documented
-    /// ([`Clock::sleep`]). Waits for an absolute time that is over end; those for a
+    /// (`Clock::sleep`). Waits for an absolute time that is over end; those for a
     /// relative time go on, unless [`Options::sleep_ends_waits`].
     pub fn sleep(&self, time: Duration) {
         self.clock.sleep(time);
