@@ -17,7 +17,7 @@ use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
 use crate::logic::order::{Direction, Tracking};
 use crate::logic::protocol::TCP;
 use crate::logic::scan::Remote;
-use crate::logic::stealth::{Discard, Icmp, Module, PRIMARY_COMPARTMENT, inet};
+use crate::logic::stealth::{Discard, Icmp, Module, PRIMARY_COMPARTMENT, inet, is_other_compartment};
 
 pub(super) use known::{EndsConsumer, Known};
 
@@ -243,7 +243,7 @@ impl<'a> Incoming<'a> {
     #[inline(always)]
     pub(super) fn is_in_other_compartment(&self) -> bool {
         match self.metadata(ffi::FWPS_METADATA_FIELD_COMPARTMENT_ID) {
-            Some(metadata) => metadata.compartmentId != PRIMARY_COMPARTMENT,
+            Some(metadata) => is_other_compartment(metadata.compartmentId),
             None => self.cold_copy().is_field_of_other_compartment(),
         }
     }
@@ -251,7 +251,7 @@ impl<'a> Incoming<'a> {
     #[cold]
     #[inline(never)]
     fn is_field_of_other_compartment(self) -> bool {
-        !matches!(self.compartment(), None | Some(PRIMARY_COMPARTMENT))
+        self.compartment().is_some_and(is_other_compartment)
     }
 
     /// Whether the packet is for one machine, and in its own compartment. Says so only if

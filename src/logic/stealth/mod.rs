@@ -16,7 +16,7 @@ use super::policy::{Exemption, Exemptions};
 pub use discard::{Discard, Module, inet, ip};
 #[cfg(test)]
 pub use discard::{INET_REASONS, Recipient};
-pub use packet::{ConditionFlags, Icmp, PRIMARY_COMPARTMENT, Packet, PacketView};
+pub use packet::{ConditionFlags, Icmp, PRIMARY_COMPARTMENT, Packet, PacketView, is_other_compartment};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 

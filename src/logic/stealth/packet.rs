@@ -42,7 +42,7 @@ pub trait PacketView {
     /// counts as the machine's own.
     #[inline(always)]
     fn is_in_other_compartment(&self) -> bool {
-        !matches!(self.compartment(), None | Some(PRIMARY_COMPARTMENT))
+        self.compartment().is_some_and(is_other_compartment)
     }
 
     /// Whether it is a segment that resets a connection.
@@ -216,6 +216,13 @@ impl PacketView for Packet {
 /// `NET_IF_COMPARTMENT_ID_PRIMARY` (ifdef.h): the compartment of the machine's own
 /// network stack. Containers have others.
 pub const PRIMARY_COMPARTMENT: u32 = 1;
+
+/// Whether this is the number of another compartment than the machine's own. 0 is
+/// `NET_IF_COMPARTMENT_ID_UNSPECIFIED` (ifdef.h), so it says nothing.
+#[inline(always)]
+pub const fn is_other_compartment(number: u32) -> bool {
+    number > PRIMARY_COMPARTMENT
+}
 
 /// The condition flags that can exempt a packet: two of `FWP_CONDITION_FLAG_*`
 /// (fwptypes.h), with their values there.

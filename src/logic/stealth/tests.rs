@@ -113,7 +113,7 @@ fn other_packets_are_not_blocked() {
         (Packet { loopback: true, ..SYN }, Verdict::Loopback),
         (Packet { ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
         (Packet { compartment: Some(2), ..SYN }, Verdict::ExemptCompartment),
-        (Packet { compartment: Some(0), ..SYN }, Verdict::ExemptCompartment),
+        (Packet { compartment: Some(0), ..SYN }, Verdict::Silenced),
         (Packet { compartment: Some(2), loopback: true, ipsec_secured: true, ..SYN }, Verdict::Loopback),
         (Packet { compartment: Some(2), ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
         (Packet { compartment: None, ..SYN }, Verdict::Silenced),

@@ -130,7 +130,7 @@ pub fn must_pass(policy: PolicyValues, layer: &LayerInfo, indication: &Indicatio
         (policy.exempt_loopback && flags & LOOPBACK != 0, LOOPBACK_REASON),
         (policy.exempt_ipsec && flags & IPSEC_SECURED != 0, IPSEC_REASON),
         // `ExemptCompartments` is 1 by default.
-        (compartment.is_some_and(|it| it != OWN_COMPARTMENT), COMPARTMENT_REASON),
+        (compartment.is_some_and(|it| it > OWN_COMPARTMENT), COMPARTMENT_REASON),
         (
             layer.is_discard() && address_type.is_some_and(|it| GROUPS.contains(&it)),
             "it is for several machines",

@@ -43,7 +43,7 @@ pub fn run(bytes: &[u8]) {
         || !silence
         || (packet.loopback && exempt_loopback == 1)
         || (packet.ipsec_secured && exempt_ipsec == 1)
-        || (packet.compartment.is_some_and(|it| it != 1) && exempt_compartments == 1)
+        || (packet.compartment.is_some_and(|it| it > 1) && exempt_compartments == 1)
         || packet.for_several
         || packet.flow
         || packet.discard.is_some_and(|discard| discard.module == Module::General)

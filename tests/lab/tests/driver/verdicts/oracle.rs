@@ -106,7 +106,7 @@ pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
     }
     // NET_IF_COMPARTMENT_ID_PRIMARY (ifdef.h).
     let compartment = case.spot.compartment.in_metadata.or(case.spot.compartment.in_field);
-    if policy.exempt_compartments && compartment.is_some_and(|compartment| compartment != 1) {
+    if policy.exempt_compartments && compartment.is_some_and(|compartment| compartment > 1) {
         return "ExemptCompartment";
     }
     if policy.lists
