@@ -96,7 +96,7 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
         ("INBOUND_IPPACKET", true, 343),
-        ("OUTBOUND_ICMP_ERROR", false, 326),
+        ("OUTBOUND_ICMP_ERROR", false, 327),
         ("INBOUND_TRANSPORT", false, 63),
     ];
     for (name, discard, most) in limits {
