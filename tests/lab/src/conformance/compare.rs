@@ -18,7 +18,13 @@ pub const ALIKE: [(&str, &str, &str); 1] = [(
 )];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 13] = [
+pub const UNASKED: [(&str, &str); 19] = [
+    ("group-segment-without-reason", "no probe is for a broadcast or multicast address"),
+    ("group-segment-unseen", "no probe is for a broadcast or multicast address"),
+    ("processors-mixed", "the processor of a call belongs to the machine"),
+    ("stack-12k", "the report does not ask for the stack that is left"),
+    ("stack-6k", "the report does not ask for the stack that is left"),
+    ("sleep-ends-waits", "the machine does not sleep while it is measured"),
     ("notify-dispatch", "the report does not ask for the level of notifyFn"),
     ("notify-unknown", "a type of notification that no header has comes from a newer Windows"),
     ("delete-notice-lost", "the report does not ask for notifications"),
