@@ -89,7 +89,7 @@ fn another_reader_shows_the_version_of_the_workspace_and_every_message() {
             assert!(documented, "docs/EVENTS.md has no row {row} {text}");
             assert!(messages[code].ends_with("\r\n"), "{text}");
         }
-        assert_eq!(entries.len(), 9);
+        assert_eq!(entries.len(), 10);
         let categories: Vec<_> = categories.iter().map(|(code, name)| (**code, name.trim_end())).collect();
         assert_eq!(categories, [(1, "Service"), (2, "Policy"), (3, "Protection"), (4, "Network")]);
 
