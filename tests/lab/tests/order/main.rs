@@ -9,4 +9,6 @@ mod quiet;
 mod random_exchanges;
 mod reauthorizations;
 mod segment;
+#[path = "../support/mod.rs"]
+mod support;
 mod taken;

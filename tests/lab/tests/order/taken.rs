@@ -19,6 +19,8 @@ use machine::wfp::{
 };
 use machine::wire::Family;
 
+use super::support::eventually;
+
 const ECHO: u16 = 7;
 /// Bytes that each side sends.
 const BYTES: u64 = 8 * 4000;
@@ -136,6 +138,8 @@ fn play(way: &str, weight: u16) -> (Vec<Event>, Vec<[u64; 2]>) {
             .unwrap()
             .unwrap_or_else(|error| panic!("{family}: {error}"));
     }
+    let ended = || session.events().iter().filter(|event| event.name == "FlowEnded").count();
+    eventually("the flow of each family ends", || ended() == 2);
     world.host.stop().unwrap();
     let events = session.events();
     assert_eq!(session.lost(), 0);
