@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_documents_values_are_all_read() {
-        assert_eq!(known().len(), 21);
+        assert_eq!(known().len(), 22);
         let mode = find("MODE").unwrap();
         assert_eq!((mode.name, mode.is_list, mode.default, mode.allowed), ("Mode", false, "2", "0 to 2"));
         assert!(!mode.at_start && find("FlowLimit").unwrap().at_start);

@@ -4,11 +4,12 @@ use super::rules;
 
 /// The codes that a rule, or a fault of a driver, can have. Names are those of
 /// `bugcodes.h`.
-const NAMES: [(u32, &str); 31] = [
+const NAMES: [(u32, &str); 32] = [
     (0x01, "APC_INDEX_MISMATCH"),
     (0x0A, "IRQL_NOT_LESS_OR_EQUAL"),
     (0x0C, "MAXIMUM_WAIT_OBJECTS_EXCEEDED"),
     (0x1E, "KMODE_EXCEPTION_NOT_HANDLED"),
+    (0x35, "NO_MORE_IRP_STACK_LOCATIONS"),
     (0x44, "MULTIPLE_IRP_COMPLETE_REQUESTS"),
     (0x50, "PAGE_FAULT_IN_NONPAGED_AREA"),
     (0x7E, "SYSTEM_THREAD_EXCEPTION_NOT_HANDLED"),
