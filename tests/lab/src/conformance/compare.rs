@@ -11,14 +11,21 @@ use crate::variants::{ALL, Variant};
 use crate::world::Plan;
 
 /// Variants that no measurement on one machine tells apart, and why.
-pub const ALIKE: [(&str, &str, &str); 1] = [(
-    "flags-21h2",
-    "flags-22h2",
-    "both know the same callout flags: ALLOW_USO and ALLOW_URO came later, and RESERVED2 earlier",
-)];
+pub const ALIKE: [(&str, &str, &str); 2] = [
+    (
+        "flags-21h2",
+        "flags-22h2",
+        "both know the same callout flags: ALLOW_USO and ALLOW_URO came later, and RESERVED2 earlier",
+    ),
+    (
+        "received-injected",
+        "received-injected-at-transport",
+        "the report shows each layer once, whoever has injected the packet",
+    ),
+];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 19] = [
+pub const UNASKED: [(&str, &str); 17] = [
     ("group-segment-without-reason", "no probe is for a broadcast or multicast address"),
     ("group-segment-unseen", "no probe is for a broadcast or multicast address"),
     ("processors-mixed", "the processor of a call belongs to the machine"),
@@ -29,8 +36,6 @@ pub const UNASKED: [(&str, &str); 19] = [
     ("notify-unknown", "a type of notification that no header has comes from a newer Windows"),
     ("delete-notice-lost", "the report does not ask for notifications"),
     ("icmp-error-at-transport", "no probe is an ICMP error"),
-    ("received-injected", "it needs another product"),
-    ("received-injected-at-transport", "it needs another product"),
     ("bfe-callback-dispatch", "the driver that measures does not subscribe to BFE's state"),
     ("clock-ticks", "the length of a tick belongs to the machine"),
     (
