@@ -74,7 +74,7 @@ Describe 'Get-HushportPolicy' {
             $policies              = @{ Mode = 2; SilenceEcho = 1 }
         }
         $shown = @(Get-HushportPolicy)
-        $shown.Count | Should -Be 21
+        $shown.Count | Should -Be 22
         $row = { param($name) $value = $shown | Where-Object { $_.Name -eq $name }; "$($value.Value) $($value.Source) $($value.Default)" }
         & $row 'Mode' | Should -Be '2 GroupPolicy 2'
         & $row 'SilenceEcho' | Should -Be '1 GroupPolicy 0'
