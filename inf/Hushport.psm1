@@ -464,7 +464,7 @@ function Watch-HushportEvent {
 Lists the scans that hushport has found, from the System event log.
 .DESCRIPTION
 Proven says whether the remote has proven its address by a TCP handshake that it began and completed.
-If it is false, anybody can have forged the address: block nobody because of it.
+If it is false, the address may be forged. Do not block it.
 .PARAMETER After
 Only scans that were reported after this time.
 .EXAMPLE

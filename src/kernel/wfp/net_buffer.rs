@@ -205,8 +205,8 @@ impl NetBuffer<'_> {
 
 /// A list, and those that follow it. Outbound a list may have several NET_BUFFERs ("Packet
 /// Indication Format"). The page says that only STREAM and the forward path show several
-/// lists. But received UDP that software has coalesced is said to be a chain of up to 255
-/// lists.
+/// lists. A field report contradicts it: UDP that software coalesces on receipt comes as a
+/// chain of up to 255 lists.
 #[derive(Clone, Copy)]
 pub struct Lists<'a> {
     first: *const ffi::NET_BUFFER_LIST,

@@ -99,7 +99,7 @@ impl Technique {
         }
     }
 
-    /// The technique of a packet of which nothing but its protocol is known.
+    /// The technique of a packet, if only its protocol is known.
     #[cold]
     #[inline(never)]
     pub const fn of_protocol(protocol: Option<u8>) -> Option<Self> {

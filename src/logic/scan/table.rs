@@ -77,7 +77,7 @@ impl Encounter {
         Self::with(packet, Technique::of(packet))
     }
 
-    /// The same with a technique that is known.
+    /// As `of`, for a caller that knows the technique.
     #[inline(always)]
     pub fn with(packet: &impl PacketView, technique: Option<Technique>) -> Option<Self> {
         Some(Self { remote: packet.remote()?, port: packet.local_port()?, technique: technique? })

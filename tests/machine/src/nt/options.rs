@@ -79,7 +79,7 @@ pub struct Options {
     /// Number of lists that an indication of a packet shows, each with
     /// [`net_buffers`](Self::net_buffers). "WFP only indicates a single net buffer list",
     /// says "Packet Indication Format"; but received datagrams that software has coalesced
-    /// are said to be a chain of up to 255.
+    /// come as a chain of up to 255, as a field report says.
     pub net_buffer_lists: usize,
     /// Build number that `RtlGetVersion` reports.
     pub build: u32,
