@@ -154,6 +154,7 @@ impl<'a> Ties<'a> {
         };
         tie.mark(mark);
         let is_missing = before & (BEGUN | UNCLEAR) == BEGUN && before & due != due && due != 0;
+        let is_missing = is_missing && !found.is_evicted();
         is_missing.then_some(Deviation { expected: Some(expected), seen: Some(layer) })
     }
 
@@ -168,7 +169,7 @@ impl<'a> Ties<'a> {
             ACCEPT | OUT | ESTABLISHED => self.find(own),
             _ => None,
         };
-        let Some(Found { tie, is_new, .. }) = &found else { return (None, false) };
+        let Some(found @ Found { tie, is_new, .. }) = &found else { return (None, false) };
         if *is_new && !matches!(passing.layer, BIND_REDIRECT | ASSIGNMENT) {
             // It was bound before the check, or forgotten.
             tie.mark_only(UNCLEAR);
@@ -176,8 +177,7 @@ impl<'a> Ties<'a> {
         let [latest, ..] = &tie.processors;
         let scattered = is_call && tie.moves(latest, passing.processor);
         let missing = tie.of_endpoint(passing, *is_new);
-        let clear = tie.marks.load(Ordering::Relaxed) & (BEGUN | UNCLEAR) == BEGUN;
-        (missing.map(Some).filter(|_| clear), scattered)
+        self::told(found, missing.map(Some), scattered)
     }
 
     /// What a connection or a flow of datagrams must have passed.
@@ -209,7 +209,15 @@ impl<'a> Ties<'a> {
         if layer == ACCEPT && !passing.is_unauthorized {
             tie.mark_only(AUTHORIZED_ELSEWHERE);
         }
-        let clear = tie.marks.load(Ordering::Relaxed) & (BEGUN | UNCLEAR) == BEGUN;
-        (missing.filter(|_| clear), scattered)
+        self::told(&found, missing, scattered)
     }
+}
+
+/// What a tie tells: what is missing, if its beginning was seen and everything about it
+/// is understood, and whether it is scattered. A tie that was evicted meanwhile tells
+/// nothing: what was read may be of another.
+fn told(found: &Found<'_>, missing: Option<Missing>, scattered: bool) -> (Option<Missing>, bool) {
+    let is_clear = found.tie.marks.load(Ordering::Relaxed) & (BEGUN | UNCLEAR) == BEGUN;
+    let is_evicted = found.is_evicted();
+    (missing.filter(|_| is_clear && !is_evicted), scattered || is_evicted)
 }

@@ -14,7 +14,10 @@ use crate::logic::atomic::planted::without_fences;
 /// The number of the check.
 const CHECK: u16 = 1;
 
-/// The keys of two connections.
+/// When the oldest tie may be evicted, in milliseconds.
+const LATER: u64 = SETTLED_MS as u64 + AGED_MS as u64;
+
+/// The keys of two connections or endpoints.
 const OLD: u64 = 3;
 const NEW: u64 = 5;
 
@@ -29,6 +32,24 @@ impl Table {
         let table = Arc::new(Self { sets: [TieSet::default()], common: Common::default() });
         let _begun = table.ties();
         table
+    }
+
+    /// A table without a free place. The tie of [`OLD`] is the oldest.
+    fn full(prepare: impl FnOnce(&Tie)) -> Arc<Self> {
+        let table = Self::new();
+        if let Some(found) = table.ties().enter(OLD, &|| SETTLED_MS.into()) {
+            prepare(found.tie);
+        }
+        for key in [100, 101, 102] {
+            drop(table.ties().enter(key, &|| LATER));
+        }
+        table
+    }
+
+    /// Makes the tie of [`NEW`] in the place of that of [`OLD`].
+    fn evict(&self) {
+        let evicted = self.ties().enter(NEW, &|| LATER);
+        assert!(evicted.is_some_and(|found| found.is_new), "the oldest tie is evicted");
     }
 
     fn ties(&self) -> Ties<'_> {
@@ -67,17 +88,11 @@ const ADDITIONS: [Add; 3] = [
 /// done at the end of the use.
 fn evicted_while_used(add: Add, leave: fn(Found<'_>)) {
     check(move || {
-        let table = Table::new();
-        let later = u64::from(SETTLED_MS);
-        if let Some(found) = table.ties().enter(OLD, &|| later) {
-            found.tie.mark_only(SYN_OUT);
-            found.tie.ends_at(HELD);
-            found.tie.inbound.stream.fetch_add(HELD, Ordering::AcqRel);
-        }
-        // No other place is free.
-        for key in [100, 101, 102] {
-            drop(table.ties().enter(key, &|| later + u64::from(AGED_MS)));
-        }
+        let table = Table::full(|tie| {
+            tie.mark_only(SYN_OUT);
+            tie.ends_at(HELD);
+            tie.inbound.stream.fetch_add(HELD, Ordering::AcqRel);
+        });
         let there = table.clone();
         let user = thread::spawn(move || {
             let found = there.ties().find(OLD);
@@ -87,8 +102,7 @@ fn evicted_while_used(add: Add, leave: fn(Found<'_>)) {
                 was_cleared
             })
         });
-        let evicted = table.ties().enter(NEW, &|| later + u64::from(AGED_MS));
-        assert!(evicted.is_some_and(|found| found.is_new), "the oldest tie is evicted");
+        table.evict();
         let was_cleared = user.join().unwrap();
         let found = table.ties().find(NEW).expect("the new tie");
         let marks = found.tie.marks.load(Ordering::Acquire);
@@ -111,6 +125,49 @@ fn without_a_look_at_the_key_the_next_tie_has_numbers_of_another() {
 #[should_panic]
 fn without_release_the_look_at_the_key_comes_too_early() {
     without_fences(Ordering::Release, || evicted_while_used(ADDITIONS[0], |found| drop(found)));
+}
+
+/// A SYN for a listening endpoint.
+const TO_LISTENER: Passing = Passing {
+    layer: ACCEPT,
+    direction: Direction::Inbound,
+    kinds: Kinds::SYN,
+    protocol: TCP,
+    pair: 0,
+    endpoints: [0, OLD],
+    numbers: None,
+    reauthorizes: false,
+    is_unclear: false,
+    is_unauthorized: false,
+    is_for_one: true,
+    stream: (0, false),
+    processor: 1,
+};
+
+/// A SYN comes to an endpoint that was bound and listens, while another processor evicts
+/// the endpoint's tie. `tells`: whether something is missing.
+fn evicted_while_read(tells: fn(&Table) -> bool) {
+    check(move || {
+        let table = Table::full(|tie| tie.mark_only(BOUND | LISTENING));
+        let there = table.clone();
+        let reader = thread::spawn(move || tells(&there));
+        table.evict();
+        assert!(!reader.join().unwrap(), "the endpoint was bound, and listens");
+    });
+}
+
+#[test]
+fn an_evicted_tie_tells_nothing() {
+    evicted_while_read(|table| table.ties().see(&TO_LISTENER, || LATER).deviation.is_some());
+}
+
+#[test]
+#[should_panic]
+fn without_a_look_at_the_key_an_evicted_tie_tells_what_another_lacks() {
+    evicted_while_read(|table| {
+        let found = table.ties().find(OLD);
+        found.is_some_and(|found| found.tie.of_endpoint(&TO_LISTENER, false).is_some())
+    });
 }
 
 /// Two processors make a tie of one key. If both have a place, all ties of the set are

@@ -74,12 +74,21 @@ pub(super) struct Found<'a> {
     pub(super) is_new: bool,
 }
 
+impl Found<'_> {
+    /// Whether another processor has evicted the tie since it was found. Whoever has read
+    /// something that [`Ties::make`] wrote meanwhile also reads the new key here.
+    pub(super) fn is_evicted(&self) -> bool {
+        fence(Ordering::Acquire);
+        self.key.load(Ordering::Relaxed) != self.wanted
+    }
+}
+
 impl Drop for Found<'_> {
     /// If the tie was evicted meanwhile, what was added to it belongs to another. Marks and
     /// numbers are added by read-modify-writes. If one of them came after the eviction, it
-    /// has read what [`Ties::make`] wrote, and this reads the new key.
+    /// has read what [`Ties::make`] wrote, so the tie counts as evicted here.
     fn drop(&mut self) {
-        if self.key.load(Ordering::Acquire) != self.wanted {
+        if self.is_evicted() {
             self.tie.mark(UNCLEAR);
         }
     }
