@@ -131,7 +131,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => irp:
         IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
         IoReleaseCancelSpinLock IofCallDriver IoAttachDeviceToDeviceStack
-        IoDetachDevice IoGetDeviceObjectPointer;
+        IoDetachDevice IoGetDeviceObjectPointer IoAllocateIrp IoFreeIrp IoReuseIrp
+        IoInitializeIrp IoSetCompletionRoutineEx IoBuildDeviceIoControlRequest
+        IoBuildSynchronousFsdRequest IoBuildAsynchronousFsdRequest;
     "ntoskrnl.exe" => process:
         IoGetCurrentProcess PsGetProcessId PsGetCurrentProcessId
         PsGetCurrentThreadId PsLookupProcessByProcessId IoGetRequestorProcess
@@ -374,7 +376,7 @@ fn compliance(name: &str) -> Option<&'static Rule> {
         }
         "ExUuidCreate" => &rules::DDI_IRQL_EX_PASSIVE,
         "IoDeleteDevice" => &rules::DDI_IRQL_IO_APC_LTE,
-        "IoCreateDevice" => &rules::DDI_IRQL_IO_PASSIVE_1,
+        "IoCreateDevice" | "IoBuildDeviceIoControlRequest" => &rules::DDI_IRQL_IO_PASSIVE_1,
         "IoCreateSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_3,
         "IoDeleteSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_4,
         "KeDelayExecutionThread" => &rules::DDI_IRQL_KE_APC_LTE_1,

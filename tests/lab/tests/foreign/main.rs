@@ -7,6 +7,7 @@ mod attached;
 mod beside;
 mod kmdf;
 mod objects;
+mod own_requests;
 mod puppet;
 mod queues;
 mod requests;

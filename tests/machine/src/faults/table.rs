@@ -91,6 +91,12 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible!(conversions::RtlUnicodeStringToAnsiString(_, _, _), &[refused(Status::NO_MEMORY)]),
     fallible!(conversions::RtlUpcaseUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
     fallible!(irp::IoGetDeviceObjectPointer(_, _, _, _), &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND)]),
+    // They return NULL.
+    fallible!(irp::IoAllocateIrp(_, _), &[SHORT]),
+    fallible!(irp::IoBuildDeviceIoControlRequest(_, _, _, _, _, _, _, _, _), &[SHORT]),
+    fallible!(irp::IoBuildSynchronousFsdRequest(_, _, _, _, _, _, _), &[SHORT]),
+    fallible!(irp::IoBuildAsynchronousFsdRequest(_, _, _, _, _, _), &[SHORT]),
+    fallible!(irp::IoSetCompletionRoutineEx(_, _, _, _, _, _, _), &[SHORT]),
     // The image must be signed in a way that forces its integrity.
     fallible!(
         process_routines::PsSetCreateProcessNotifyRoutineEx(_, _),
@@ -351,6 +357,7 @@ mod tests {
                 "PVOID",
                 "PMDL",
                 "PIO_WORKITEM",
+                "PIRP",
                 "PWDFDEVICE_INIT",
             ];
             assert!(known.contains(&ret), "{}: {ret}", call.name);

@@ -151,7 +151,7 @@ pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
 }
 
 fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
-    if kernel.irps().contains_key(&address) {
+    if kernel.is_system_irp(address) {
         let text = format!("{address:#x} is an IRP");
         return Err(Violation::new(&rules::POOL_IRP_FREED, [address as u64, 0, 0], text));
     }
@@ -163,6 +163,7 @@ fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     let memory = address..address + size;
     kernel.locks().forget(memory.clone());
     kernel.spin_locks.forget(memory.clone());
+    kernel.forget_irps(&memory);
     kernel.forget_tables(memory);
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::drivers::Drivers;
 use super::enter::Export;
 use super::guest::{Guest, Stop};
 use super::initialized::SpinLocks;
-use super::irp::Irps;
+use super::irp::{Irps, MadeIrps};
 use super::journal::Journal;
 use super::locks::LockOrder;
 use super::memory::{Guarded, PAGE};
@@ -78,6 +78,7 @@ pub struct Kernel {
     pub(super) drivers: Drivers,
     pub(super) bell: Bell,
     irps: Mutex<Irps>,
+    pub(super) made_irps: Mutex<MadeIrps>,
     deferred: Mutex<Deferred>,
     /// A page with the lock of cancel routines.
     cancel_lock: Guarded,
@@ -129,6 +130,7 @@ impl Kernel {
             drivers: Drivers::default(),
             bell: Bell::default(),
             irps: Mutex::default(),
+            made_irps: Mutex::default(),
             deferred: Mutex::default(),
             cancel_lock: Guarded::new(PAGE),
             framework: Mutex::default(),

@@ -174,6 +174,7 @@ impl Kernel {
         self.spin_locks.clear(loaded.id);
         let image = loaded.image.base..loaded.image.base + loaded.image.size as usize;
         self.locks().forget(image.clone());
+        self.forget_irps(&image);
         self.forget_remove_locks(image);
         self.objects().subscribed.remove(&loaded.id);
         self.drivers.remove(loaded);

@@ -128,6 +128,28 @@ fn unmap(kernel: &Kernel, base: Address, address: Address) -> Result<(), Trouble
     Ok(())
 }
 
+/// Allocates an MDL for a driver's buffer, and locks the pages. Returns 0 if there is no
+/// memory, or the pages cannot be accessed.
+pub(super) fn allocate_locked(
+    kernel: &Kernel,
+    buffer: Address,
+    length: u32,
+    write: bool,
+) -> Result<Address, Trouble> {
+    let address = mdl::allocate(kernel, buffer, length, (false, 0))?;
+    if address != 0 && lock::probe_and_lock(kernel, address, KERNEL_MODE, write)?.is_some() {
+        mdl::free(kernel, address)?;
+        return Ok(0);
+    }
+    Ok(address)
+}
+
+/// Unlocks the pages of an MDL, and frees it.
+pub(super) fn release_locked(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+    lock::unlock(kernel, address)?;
+    Ok(mdl::free(kernel, address)?)
+}
+
 /// `MmProtectMdlSystemAddress`. The lab keeps the access as it is.
 pub extern "win64" fn MmProtectMdlSystemAddress(MemoryDescriptorList: Address, NewProtect: u32) -> NTSTATUS {
     /// `PAGE_EXECUTE`, `_READ`, `_READWRITE` and `_WRITECOPY` (`wdm.h`).

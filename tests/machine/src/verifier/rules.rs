@@ -278,6 +278,21 @@ rules! {
     /// Windows would copy what lies behind the buffer to the program.
     IRP_INFORMATION = 0xC9, Some(0x312), "completed a buffered request with more information than its output buffer has";
 
+    // Requests that a driver makes itself.
+    IRP_FREED_NO_IRP = 0xC9, Some(0x01), "freed what is no request, or is free already";
+    IRP_FREED_OF_THREAD = 0xC9, Some(0x02), "freed a request that is associated with a thread";
+    IRP_TRANSFER_BUFFER = 0xC9, Some(0x08), "passed an invalid buffer for a read or write request";
+    IRP_CONTROL_BUFFER = 0xC9, Some(0x09), "passed an invalid buffer for a control request";
+    IRP_FREED_IN_USE = 0xC9, Some(0x20B), "freed a request that is still in use";
+    IRP_INITIALIZED_ALLOCATED = 0xC9, Some(0x20D), "initialized a request that was allocated, and so loses quota";
+    IRP_NEVER_SENT = 0xC9, Some(0x239), "completed a request that was never sent";
+    IRP_REUSED_IN_USE = 0xC9, Some(0x310), "initialized a request that is still in use";
+    IRP_REUSED_BUILT = 0xC9, Some(0x311), "initialized a request again that the I/O manager has built";
+    IRP_USER_ADDRESS = 0xC4, Some(0xE2), "sent a request of kernel mode with a program's address";
+    /// "The allocating driver must free the IRP instead of completing it back to the I/O
+    /// manager" (IoAllocateIrp).
+    IRP_NOT_TAKEN_BACK = LAB, None, "let a request that it has allocated go to the I/O manager";
+
     // The Kernel-Mode Driver Framework's own checks.
     WDF_BUFFER_REFERENCED = 0x10D, Some(0x3), "completed a request whose buffers the driver has references to";
     WDF_LOCK_HELD = 0x10D, Some(0x2), "acquired a lock of the framework that the thread holds";

@@ -86,6 +86,46 @@ pub unsafe fn mark_pending() {
     unsafe { poke(location() + 3, 1) };
 }
 
+/// A request to the driver's own device, built with this input buffer of 16 bytes, or none.
+pub unsafe fn control_irp(input: Ptr) -> Ptr {
+    let length = if input == 0 { 0 } else { 16 };
+    let (event, block) = (EVENT.at(), STATUS_BLOCK.at());
+    unsafe {
+        let device = DEVICE_OBJECT.load(SeqCst);
+        IoBuildDeviceIoControlRequest(0x12_2000, device, input, length, 0, 0, 0, event, block)
+    }
+}
+
+/// Sends a request to the driver's own device: IRP_MJ_CLEANUP, with a completion routine or none.
+pub unsafe fn send_irp(irp: Ptr, routine: Ptr) {
+    unsafe {
+        // The next stack location, with SL_INVOKE_ON_SUCCESS and ON_ERROR.
+        let next = ((irp + 184) as *const Ptr).read() - 72;
+        poke(next, 18);
+        if routine != 0 {
+            poke(next + 3, 0xC0);
+            ((next + 56) as *mut Ptr).write(routine);
+        }
+        IofCallDriver(DEVICE_OBJECT.load(SeqCst), irp);
+    }
+}
+
+/// A completion routine that keeps the request.
+pub extern "system" fn kept(_: Ptr, _: Ptr, _: Ptr) -> i32 {
+    // STATUS_MORE_PROCESSING_REQUIRED.
+    0xC000_0016_u32 as i32
+}
+
+/// A request that the driver's own device has, and does not complete.
+pub unsafe fn irp_in_use() -> Ptr {
+    unsafe {
+        let irp = IoAllocateIrp(1, 0);
+        answer_request(None, 0x103);
+        send_irp(irp, kept as *const () as Ptr);
+        irp
+    }
+}
+
 /// Keeps all workers of the lab's kernel busy for a while.
 pub unsafe fn occupy_workers() {
     const WORKERS: usize = 4;

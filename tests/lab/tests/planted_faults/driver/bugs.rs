@@ -527,6 +527,38 @@ bugs! {
     Request IRP_STATUS_ILLEGAL => { request(); answer_request(Some(0), u32::MAX) };
     Request IRP_INFORMATION => { answer_request(None, 0); complete(request(), 0, 4096) };
 
+    Entry IRP_FREED_NO_IRP => IoFreeIrp(note(0, DATA.at()));
+    Entry IRP_FREED_NO_IRP__TWICE => { let irp = note(0, IoAllocateIrp(1, 0)); IoFreeIrp(irp); IoFreeIrp(irp) };
+    Entry IRP_FREED_OF_THREAD => IoFreeIrp(note(0, control_irp(0)));
+    Request IRP_FREED_OF_THREAD__OF_PROGRAM => IoFreeIrp(request());
+    Entry IRP_FREED_IN_USE => IoFreeIrp(note(0, irp_in_use()));
+    Entry IRP_TRANSFER_BUFFER => {
+        IoBuildAsynchronousFsdRequest(3, note(0, DEVICE_OBJECT.load(SeqCst)), NOWHERE, 16, 0, 0)
+    };
+    Entry IRP_CONTROL_BUFFER => { note(0, DEVICE_OBJECT.load(SeqCst)); control_irp(NOWHERE) };
+    Entry IRP_INITIALIZED_ALLOCATED => IoInitializeIrp(note(0, IoAllocateIrp(1, 1)), 280, 1);
+    Entry IRP_REUSED_IN_USE => IoReuseIrp(note(0, irp_in_use()), 0);
+    Entry IRP_REUSED_IN_USE__INITIALIZED => IoInitializeIrp(note(0, irp_in_use()), 280, 1);
+    Entry IRP_REUSED_BUILT => IoReuseIrp(note(0, control_irp(0)), 0);
+    Entry IRP_NEVER_SENT => IofCompleteRequest(note(0, IoAllocateIrp(1, 0)), 0);
+    Entry IRP_NOT_TAKEN_BACK => send_irp(IoAllocateIrp(1, 0), 0);
+    Entry IRP_COMPLETED_TWICE__OWN => {
+        let irp = note(0, IoAllocateIrp(1, 0));
+        send_irp(irp, kept as *const () as Ptr);
+        IofCompleteRequest(irp, 0)
+    };
+    Entry NO_MORE_STACK_LOCATIONS__OWN => IofCallDriver(DEVICE_OBJECT.load(SeqCst), note(0, IoAllocateIrp(0, 0)));
+    Entry POOL_IRP_FREED__OWN => ExFreePoolWithTag(note(0, IoAllocateIrp(1, 0)), 0);
+    Unload POOL_LEAK__IRP => IoAllocateIrp(1, 0);
+    Entry API_IRQL__IRP => at(DEVICE, || IoAllocateIrp(1, 0));
+    Entry DDI_IRQL_IO_PASSIVE_1__REQUEST => at(DISPATCH, || control_irp(0));
+    Request IRP_USER_ADDRESS => {
+        // IRP.UserBuffer, and Type3InputBuffer of the program's request.
+        let irp = note(0, IoAllocateIrp(1, 0));
+        ((irp + 112) as *mut Ptr).write(note(1, ((location() + 32) as *const Ptr).read()));
+        send_irp(irp, kept as *const () as Ptr)
+    };
+
     Classify ACTION_WITHOUT_RIGHT => answer(0, 0x2006, 0);
     Classify RIGHT_RAISED => answer(1, 0x1002, 0);
     Classify UNKNOWN_ACTION => answer(1, 0x1234, 0);

@@ -54,6 +54,11 @@ pub unsafe fn exercise() {
         exercise_deferred();
         let mut string = translated();
         RtlFreeUnicodeString(string.as_mut_ptr() as Ptr);
+        let irp = IoAllocateIrp(1, 0);
+        send_irp(irp, kept as *const () as Ptr);
+        IoReuseIrp(irp, 0);
+        send_irp(irp, kept as *const () as Ptr);
+        IoFreeIrp(irp);
         FwpsRedirectHandleDestroy0(redirect_handle());
         let pool = packet_pool();
         send(list(pool));

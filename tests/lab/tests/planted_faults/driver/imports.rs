@@ -54,6 +54,29 @@ unsafe extern "system" {
     pub fn MmFreePagesFromMdl(mdl: Ptr);
     pub fn MmProtectMdlSystemAddress(mdl: Ptr, protection: u32) -> i32;
     pub fn IofCompleteRequest(irp: Ptr, boost: i8);
+    pub fn IoAllocateIrp(locations: i8, quota: u8) -> Ptr;
+    pub fn IoFreeIrp(irp: Ptr);
+    pub fn IoReuseIrp(irp: Ptr, status: i32);
+    pub fn IoInitializeIrp(irp: Ptr, size: u16, locations: i8);
+    pub fn IoBuildAsynchronousFsdRequest(
+        major: u32,
+        device: Ptr,
+        buffer: Ptr,
+        length: u32,
+        offset: Ptr,
+        block: Ptr,
+    ) -> Ptr;
+    pub fn IoBuildDeviceIoControlRequest(
+        code: u32,
+        device: Ptr,
+        input: Ptr,
+        input_length: u32,
+        output: Ptr,
+        output_length: u32,
+        internal: u8,
+        event: Ptr,
+        block: Ptr,
+    ) -> Ptr;
     pub fn IoDeleteSymbolicLink(link: Ptr) -> i32;
     pub fn ZwCreateEvent(handle: Ptr, access: u32, attributes: Ptr, kind: i32, state: u8) -> i32;
     pub fn KeSetSystemGroupAffinityThread(affinity: Ptr, previous: Ptr);

@@ -7,7 +7,7 @@ use super::super::types::{Address, MDL, MDL_PAGES_LOCKED};
 use crate::status::Status;
 
 /// The tag of the I/O manager's copies of buffers.
-const BUFFER_TAG: u32 = u32::from_le_bytes(*b"IoSB");
+pub(super) const BUFFER_TAG: u32 = u32::from_le_bytes(*b"IoSB");
 /// The tag of the I/O manager's MDLs.
 const MDL_TAG: u32 = u32::from_le_bytes(*b"Mdl ");
 
@@ -201,10 +201,6 @@ impl Buffers {
     /// Copies the result to the program, and returns its buffer. An error status
     /// copies nothing.
     pub fn finish(&mut self, status: Status, information: u64) -> Result<Vec<u8>, BadPointer> {
-        /// `NT_ERROR` (`ntdef.h`): the two highest bits are set.
-        fn is_error(status: Status) -> bool {
-            status.0 as u32 >> 30 == 3
-        }
         // The I/O manager completes a request in the context of its program.
         self.set_open(true);
         let Some(output) = &self.output else { return Ok(Vec::new()) };
@@ -224,6 +220,11 @@ impl Buffers {
             }
         }
     }
+}
+
+/// `NT_ERROR` (`ntdef.h`): the two highest bits are set.
+pub(super) fn is_error(status: Status) -> bool {
+    status.0 as u32 >> 30 == 3
 }
 
 /// An MDL of a program's locked pages.

@@ -10,6 +10,7 @@ use super::super::guest::Stop;
 use super::super::locks::Kind;
 use super::super::types::{Address, BOOLEAN, IRP, KIRQL};
 use super::super::{Kernel, foreign, ke, wdf};
+use super::made;
 
 /// `IoAcquireCancelSpinLock`.
 pub extern "win64" fn IoAcquireCancelSpinLock(OldIrql: Address) {
@@ -28,7 +29,7 @@ pub extern "win64" fn IoReleaseCancelSpinLock(NewIrql: KIRQL) {
 /// `IoCancelIrp`. TRUE if the request had a cancel routine, which was called.
 pub extern "win64" fn IoCancelIrp(Irp: Address) -> BOOLEAN {
     let kernel = enter!(IoCancelIrp);
-    if !kernel.irps().contains_key(&Irp) {
+    if !kernel.irps().contains_key(&Irp) && !made::is_made(&kernel, Irp) {
         kernel.violate(super::not_a_request(Irp));
         return 0;
     }
@@ -58,7 +59,10 @@ pub(super) fn cancel(kernel: &Kernel, irp: Address) -> Result<bool, Stop> {
     let old = raise_and_acquire(kernel);
     let known = kernel.irps().get(&irp).map(|known| (known.device, known.framework));
     let Some((device, framework)) = known else {
-        // It was completed meanwhile.
+        // It was completed meanwhile. If a driver has made it, that driver has it.
+        if made::is_made(kernel, irp) {
+            kernel.settle(foreign::write(irp + offset_of!(IRP, Cancel), &1u8), ());
+        }
         release_and_lower(kernel, old);
         return Ok(false);
     };

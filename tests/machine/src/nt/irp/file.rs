@@ -21,11 +21,11 @@ const FILE_TAG: u32 = u32::from_le_bytes(*b"File");
 const IO_TYPE_FILE: i16 = 5;
 
 /// Flags of a device object (`wdm.h`).
-mod flag {
-    pub(super) const BUFFERED_IO: u32 = 0x4;
-    pub(super) const EXCLUSIVE: u32 = 0x8;
-    pub(super) const DIRECT_IO: u32 = 0x10;
-    pub(super) const INITIALIZING: u32 = 0x80;
+pub(super) mod flag {
+    pub(in crate::nt::irp) const BUFFERED_IO: u32 = 0x4;
+    pub(in crate::nt::irp) const EXCLUSIVE: u32 = 0x8;
+    pub(in crate::nt::irp) const DIRECT_IO: u32 = 0x10;
+    pub(in crate::nt::irp) const INITIALIZING: u32 = 0x80;
 }
 
 /// Why a device was not opened.

@@ -7,11 +7,14 @@
 //! | `buffers` | a request's memory: the program's, and the I/O manager's copy of it |
 //! | `send` | builds a request, calls the driver, checks what it returns |
 //! | `stack` | attached devices: a request goes down, and comes back up |
+//! | `made`, `build` | requests that drivers make themselves |
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 mod buffers;
+mod build;
 mod cancel;
 mod file;
+mod made;
 mod send;
 mod stack;
 
@@ -28,9 +31,12 @@ use crate::verifier::{Violation, rules};
 
 use buffers::Buffers;
 pub(super) use buffers::Misused;
+pub use build::*;
 pub use cancel::*;
 pub(super) use file::Unclosed;
 pub use file::{Access, Device, File, OpenError, Reply, Request};
+pub(super) use made::MadeIrps;
+pub use made::*;
 pub(super) use send::Wanted;
 pub use stack::*;
 
@@ -177,7 +183,7 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
     };
     let text = text.unwrap_or_else(|| format!("IRP {irp:#x}"));
     if known != Some(false) {
-        return Err(Violation::new(&rules::IRP_COMPLETED_TWICE, [irp as u64, 0, 0], text).into());
+        return Err(made::not_to_complete(kernel, irp, text).into());
     }
     let mut header: IRP = foreign::read(irp)?;
     let mut status = Status(header.IoStatus.Pointer as u32 as i32);
@@ -189,9 +195,13 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
         let parameters = [header.CancelRoutine as u64, irp as u64, 0];
         return Err(Violation::new(&rules::IRP_CANCEL_ROUTINE_SET, parameters, text).into());
     }
-    if header.StackCount > 1 {
+    let of_driver = made::is_made(kernel, irp);
+    if header.StackCount > 1 || of_driver {
         if stack::climb(kernel, irp)? {
             return Ok(());
+        }
+        if of_driver {
+            return made::finish(kernel, irp);
         }
         header = foreign::read(irp)?;
         status = Status(header.IoStatus.Pointer as u32 as i32);

@@ -8,14 +8,14 @@ use super::super::enter::enter;
 use super::super::process::SYSTEM_PROCESS;
 use super::super::types::{Address, DEVICE_OBJECT, IO_STACK_LOCATION, IRP, NTSTATUS};
 use super::super::{Kernel, Trouble, foreign};
-use super::{Access, OpenError, PENDING_RETURNED, send};
+use super::{Access, OpenError, PENDING_RETURNED, made, send};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
 /// `SL_INVOKE_ON_CANCEL`, `SL_INVOKE_ON_SUCCESS` and `SL_INVOKE_ON_ERROR` (`wdm.h`).
-const ON_CANCEL: u8 = 0x20;
-const ON_SUCCESS: u8 = 0x40;
-const ON_ERROR: u8 = 0x80;
+pub(super) const ON_CANCEL: u8 = 0x20;
+pub(super) const ON_SUCCESS: u8 = 0x40;
+pub(super) const ON_ERROR: u8 = 0x80;
 
 /// The most devices of a stack. The number has a signed byte in a request.
 const HIGHEST: i8 = 100;
@@ -107,7 +107,7 @@ pub extern "win64" fn IoGetDeviceObjectPointer(
     status.0
 }
 
-fn is_device(kernel: &Kernel, call: &str, device: Address) -> Result<(), Violation> {
+pub(super) fn is_device(kernel: &Kernel, call: &str, device: Address) -> Result<(), Violation> {
     match kernel.objects().devices.contains_key(&device) {
         true => Ok(()),
         false => {
@@ -151,7 +151,8 @@ fn descend(kernel: &Kernel, device: Address, irp: Address) -> Result<u8, Trouble
         let text = format!("{device:#x} is no device");
         return Err(Violation::new(&rules::CALL_DRIVER_BAD_DEVICE, [device as u64, 0, 0], text).into());
     }
-    if !kernel.irps().contains_key(&irp) {
+    let is_sent = kernel.irps().contains_key(&irp);
+    if !is_sent && !made::is_made(kernel, irp) {
         let text = format!("{irp:#x} is no IRP, or it is over");
         return Err(Violation::new(&rules::CALL_DRIVER_NO_IRP, [irp as u64, 0, 0], text).into());
     }
@@ -162,10 +163,14 @@ fn descend(kernel: &Kernel, device: Address, irp: Address) -> Result<u8, Trouble
         return Err(Violation::new(&rules::NO_MORE_STACK_LOCATIONS, [irp as u64, 0, 0], text).into());
     }
     let at = header.CurrentStackLocation - size_of::<IO_STACK_LOCATION>();
+    let location: IO_STACK_LOCATION = foreign::read(at)?;
+    if !is_sent {
+        made::send(kernel, device, irp, &location)?;
+    }
     foreign::write(irp + offset_of!(IRP, CurrentLocation), &level)?;
     foreign::write(irp + offset_of!(IRP, CurrentStackLocation), &at)?;
     foreign::write(at + offset_of!(IO_STACK_LOCATION, DeviceObject), &device)?;
-    Ok(foreign::read::<IO_STACK_LOCATION>(at)?.MajorFunction)
+    Ok(location.MajorFunction)
 }
 
 /// Goes up through the stack of a request that is completed, and calls the completion
@@ -184,6 +189,7 @@ pub(super) fn climb(kernel: &Kernel, irp: Address) -> Result<bool, Trouble> {
         foreign::write(irp + offset_of!(IRP, PendingReturned), &pending)?;
         foreign::write(irp + offset_of!(IRP, CurrentLocation), &level)?;
         foreign::write(irp + offset_of!(IRP, CurrentStackLocation), &above)?;
+        made::comes_back(kernel, irp, level);
         let is_top = level > header.StackCount;
         let status = Status(header.IoStatus.Pointer as u32 as i32);
         let on = if status.0 >= 0 { ON_SUCCESS } else { ON_ERROR };
@@ -194,13 +200,16 @@ pub(super) fn climb(kernel: &Kernel, irp: Address) -> Result<bool, Trouble> {
                 true => 0,
                 false => foreign::read::<IO_STACK_LOCATION>(above)?.DeviceObject,
             };
-            let arguments = [device as u64, irp as u64, location.Context as u64];
+            let [routine, context, referenced] = made::routine_of(kernel, &location)?;
+            let arguments = [device as u64, irp as u64, context as u64];
             let level = cpu::irql().max(Irql::PASSIVE);
-            let routine = location.CompletionRoutine;
             let Ok(returned) = kernel.call_driver(routine, &arguments, level, "completion routine") else {
                 kernel.leave_if_stopped();
                 return Ok(true);
             };
+            if referenced != 0 {
+                kernel.objects().release_device(referenced);
+            }
             if Status(returned as u32 as i32) == Status::MORE_PROCESSING_REQUIRED {
                 return Ok(true);
             }

@@ -71,7 +71,7 @@ pub extern "win64" fn MmProbeAndLockPages(MemoryDescriptorList: Address, AccessM
 }
 
 /// Locks the pages. Returns the address that cannot be accessed.
-fn probe_and_lock(
+pub(super) fn probe_and_lock(
     kernel: &Kernel,
     address: Address,
     mode: i8,
@@ -108,7 +108,7 @@ pub extern "win64" fn MmUnlockPages(MemoryDescriptorList: Address) {
     kernel.settle(unlock(&kernel, MemoryDescriptorList), ());
 }
 
-fn unlock(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+pub(super) fn unlock(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
     let mut mdl: MDL = foreign::read(address)?;
     let has = |flag| mdl.MdlFlags & flag != 0;
     if has(MDL_PARTIAL) {

@@ -38,7 +38,7 @@ pub extern "win64" fn IoAllocateMdl(
     kernel.settle(allocate(&kernel, VirtualAddress, Length, (SecondaryBuffer != 0, Irp)), 0)
 }
 
-fn allocate(
+pub(super) fn allocate(
     kernel: &Kernel,
     buffer: Address,
     length: u32,
@@ -84,9 +84,12 @@ fn last_link(irp: Address, secondary: bool) -> Result<Address, BadPointer> {
 /// `IoFreeMdl`.
 pub extern "win64" fn IoFreeMdl(Mdl: Address) {
     let kernel = enter!(IoFreeMdl);
-    kernel.settle(not_mapped(&kernel, Mdl), ());
-    let freed = kernel.pool().free(Mdl, TAG, cpu::irql(), kernel.guest().frames());
-    kernel.settle(freed.map(drop), ());
+    kernel.settle(free(&kernel, Mdl), ());
+}
+
+pub(super) fn free(kernel: &Kernel, address: Address) -> Result<(), Violation> {
+    not_mapped(kernel, address)?;
+    kernel.pool().free(address, TAG, cpu::irql(), kernel.guest().frames()).map(drop)
 }
 
 /// Whether an MDL may be freed: nothing is mapped by it.
