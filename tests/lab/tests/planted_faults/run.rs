@@ -214,9 +214,10 @@ const ENDPOINT: u64 = 0x77;
 fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
     let name = match bug {
         "FLOW_ESTABLISHED_BLOCKED" => "ALE_FLOW_ESTABLISHED_V4",
-        "STREAM_WITHOUT_ACTION" | "STREAM_INJECTED_WITHOUT_BLOCK" | "STREAM_CONTINUED_WHILE_INJECTING" => {
-            "STREAM_V4"
-        }
+        "STREAM_WITHOUT_ACTION"
+        | "STREAM_INJECTED_WITHOUT_BLOCK"
+        | "STREAM_CONTINUED_WHILE_INJECTING"
+        | "STREAM_CONTINUED_INSIDE" => "STREAM_V4",
         "PENDED_WITHOUT_BLOCK"
         | "REDIRECT_REAUTHORIZED"
         | "CLASSIFY_LOST"

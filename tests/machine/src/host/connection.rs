@@ -1,5 +1,6 @@
 //! The host's TCP connections, and how they end.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::layers::Layer;
 use super::log::{Ends, Event, RecordId};
 use super::scene::{Direction, Scene};
 use super::sockets::{ConnectionId, Outcome, State, ends};
+use super::stream::Injected;
 use super::{Host, Pair};
 use crate::wfp::FlowHandle;
 use crate::wire::Parsed;
@@ -47,8 +49,14 @@ pub(super) struct Connection {
     /// The record of the data or FIN that is being sent.
     pub sending: Option<RecordId>,
     pub session: Session,
-    /// Bytes that drivers have injected, to be sent before those of the application.
-    pub injected: Vec<u8>,
+    /// Data to send that drivers have injected. Other callouts have not seen them.
+    pub injected: VecDeque<Injected>,
+    /// Injected bytes that callouts have let pass, to be sent before those of the
+    /// application.
+    pub cleared: Vec<u8>,
+    /// Injected data on their way to the application that wait for a callout, and what comes
+    /// behind them.
+    pub held: VecDeque<Injected>,
     /// A driver has injected the end of the stream.
     pub disconnect: bool,
     /// Received bytes that a callout has deferred.
@@ -87,7 +95,9 @@ impl Connection {
             aborted: false,
             sending: None,
             session,
-            injected: Vec::new(),
+            injected: VecDeque::new(),
+            cleared: Vec::new(),
+            held: VecDeque::new(),
             disconnect: false,
             deferred: None,
             waiting: None,

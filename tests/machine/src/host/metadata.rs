@@ -20,7 +20,8 @@ impl Scene<'_> {
     ) -> Metadata {
         // The list of a stream holds its bytes, not the packet.
         let injections = self.injections.filter(|_| layer != Layer::Stream).cloned();
-        let mut metadata = Metadata { discard, injections, ..Metadata::default() };
+        let mut metadata =
+            Metadata { discard, injections, injected_by: self.injected_by, ..Metadata::default() };
         for item in offered(layer) {
             self.offer(*item, layer, options, open_points, &mut metadata);
         }

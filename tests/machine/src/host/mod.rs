@@ -16,6 +16,7 @@
 //! | `forward` | packets for others |
 //! | `changes` | interfaces, networks and flows that change meanwhile |
 //! | `reentry` | packets that drivers inject |
+//! | `stream` | the data of streams at STREAM, and what drivers inject into them |
 //! | `gate` | one layer: classify, log, discard layer |
 //! | `scene`, `metadata`, `layers` | the content of an indication |
 //! | [`documented`], `lifecycle` | the documented order of layers and of events, for comparison |
@@ -52,6 +53,7 @@ mod scene;
 mod segment;
 mod sockets;
 mod stack;
+mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,8 @@ use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::reentry::AT_ONCE;
 use super::scene::{Direction, Scene, flag};
-use super::segment::{stream_flag, take_ask};
+use super::segment::stream_flag;
+use super::stream::take_ask;
 use super::{Host, Pair};
 use crate::wfp::{FlowHandle, Injections};
 use crate::wire::{Parsed, TcpFlags, Transport, protocol};
@@ -36,24 +37,6 @@ impl Host {
             }
         }
         self.reap();
-    }
-
-    /// Passes bytes that drivers have injected to TCP, without showing them to the
-    /// callouts of the stream. Returns whether anything changed.
-    fn hand_over_injected(&mut self, pair: Pair) -> bool {
-        let Some(connection) = self.connections.get_mut(&pair) else { return false };
-        let socket = self.stack.socket(connection.handle);
-        if !connection.established || !socket.may_send() {
-            return false;
-        }
-        let taken = socket.send_slice(&connection.injected).unwrap_or(0);
-        connection.injected.drain(..taken);
-        let ends = connection.injected.is_empty() && std::mem::take(&mut connection.disconnect);
-        if ends {
-            connection.close_sent = true;
-            socket.close();
-        }
-        taken > 0 || ends
     }
 
     /// Passes the next bytes of an application's output, or its end, to TCP.

@@ -12,7 +12,6 @@ use super::layers::Layer;
 use super::log::Event;
 use super::options::{Interface, Options};
 use super::scene::{Direction, Scene};
-use super::segment::stream_flag;
 use super::sockets::{ConnectionId, SocketError};
 use super::{Host, Pair};
 use crate::status::Status;
@@ -166,7 +165,7 @@ impl Host {
                 }
                 None => Status::INVALID_PARAMETER,
             },
-            Entry::Stream { flow, flags } => self.inject_stream(flow, flags, packet),
+            Entry::Stream { flow, flags, callout } => self.inject_stream(flow, flags, callout, packet),
         }
     }
 
@@ -211,23 +210,6 @@ impl Host {
         found
             .map(|(_, protocol, local): (_, _, SocketAddr)| (protocol, local.ip()))
             .filter(|(_, local)| !local.is_unspecified())
-    }
-
-    /// Puts data into a stream. Callouts of the stream's layers do not see them again.
-    fn inject_stream(&mut self, flow: FlowHandle, flags: u32, bytes: Vec<u8>) -> Status {
-        let Some(connection) = self.connections.values_mut().find(|it| it.flow == flow && !it.closed) else {
-            return Status::NOT_FOUND;
-        };
-        if flags & stream_flag::RECEIVE != 0 {
-            connection.session.data(&bytes);
-            if flags & stream_flag::RECEIVE_DISCONNECT != 0 {
-                connection.session.peer_closed();
-            }
-        } else {
-            connection.injected.extend(bytes);
-            connection.disconnect |= flags & stream_flag::SEND_DISCONNECT != 0;
-        }
-        Status::SUCCESS
     }
 }
 

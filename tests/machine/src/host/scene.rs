@@ -60,6 +60,8 @@ pub struct Scene<'a> {
     pub original_profile: Option<u32>,
     /// How the packet was injected.
     pub injections: Option<&'a Arc<[Injection]>>,
+    /// The callout that has injected the stream data.
+    pub injected_by: Option<u32>,
     /// The remote address before a redirection, and the process that it leads to.
     pub redirected: Option<(SocketAddr, u32)>,
 }
@@ -79,6 +81,7 @@ impl<'a> Scene<'a> {
             reauthorize_reason: 0,
             original_profile: None,
             injections: None,
+            injected_by: None,
             redirected: None,
         }
     }

@@ -5,14 +5,13 @@ use smoltcp::socket::tcp;
 use super::answer;
 use super::application::Session;
 use super::connection::Connection;
-use super::gate::Gate;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::open_points::{ListenerReason, reason};
 use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
+use super::stream::{Received, indicate, is_deferred};
 use super::{Host, Pair};
-use crate::wfp::{FlowHandle, StreamAsk};
 use crate::wire::{Parsed, Tcp, TcpFlags};
 
 /// `FWPS_STREAM_FLAG_*` (`fwpsk.h`).
@@ -260,7 +259,7 @@ impl Host {
             connection.peer_closed = true;
             flags |= stream_flag::RECEIVE_DISCONNECT;
         }
-        if connection.deferred.is_some() {
+        if connection.deferred.is_some() || is_deferred(connection) {
             // "Deferring an inbound data stream will cause the network stack to stop
             // acknowledging data" (FWPS_STREAM_CALLOUT_IO_PACKET0). They stay in TCP's
             // buffer until its window is full.
@@ -298,86 +297,16 @@ impl Host {
     }
 }
 
-/// Received data, to be indicated.
-struct Received {
-    record: RecordId,
-    bytes: Vec<u8>,
-    /// `FWPS_STREAM_FLAG_*`, without the direction.
-    flags: u32,
-    /// Whether the peer has closed the stream behind them.
-    closed_now: bool,
-}
-
-/// Indicates received data at STREAM, and passes them to the application. Callouts may
-/// decide about the first bytes only; then the others are indicated again. A callout that
-/// blocks data, or the end of the stream, injects them later. Returns `false` if data wait
-/// for a callout.
-fn indicate(gate: &mut Gate, connection: &mut Connection, scene: &Scene<'_>, received: Received) -> bool {
-    let Received { record, mut bytes, flags, closed_now } = received;
-    let ends = loop {
-        let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..*scene };
-        let passed = gate.pass(record, Layer::Stream, &scene);
-        let ask = take_ask(gate, connection.flow);
-        if ask.deferred {
-            connection.peer_closed &= !closed_now;
-            connection.deferred = Some(bytes);
-            return false;
-        }
-        // Behind the end of the stream, nothing more comes.
-        if let Some(needs) = ask.needs.filter(|_| !closed_now) {
-            let least = bytes.len() + needs.max(1) as usize;
-            connection.waiting = Some((bytes, least));
-            return false;
-        }
-        let decided = ask.enforced.map_or(bytes.len(), |enforced| bytes.len().min(enforced as usize));
-        if passed {
-            connection.session.data(&bytes[..decided]);
-        }
-        bytes.drain(..decided);
-        if bytes.is_empty() {
-            break passed && closed_now;
-        }
-    };
-    connection.peer_closed |= closed_now;
-    if ends {
-        connection.session.peer_closed();
-    }
-    true
-}
-
-impl Host {
-    /// Goes on with a stream that a callout has deferred: its data are indicated again,
-    /// with what has come since.
-    pub(super) fn resume(&mut self, flow: FlowHandle) {
-        let Some(connection) = self.connections.values_mut().find(|it| it.flow == flow && !it.closed) else {
-            return;
-        };
-        let Some(mut bytes) = connection.deferred.take() else { return };
-        bytes.extend(take(self.stack.socket(connection.handle)));
-        let closed_now = !connection.peer_closed && has_peer_closed(self.stack.state(connection.handle));
-        let end = if closed_now { stream_flag::RECEIVE_DISCONNECT } else { 0 };
-        let record = self.gate.open(connection.ends, Event::DataReceived);
-        let scene = connection.scene(None);
-        let _all =
-            indicate(&mut self.gate, connection, &scene, Received { record, bytes, flags: end, closed_now });
-    }
-}
-
-/// What callouts ask of the stream data that they have just seen.
-pub(super) fn take_ask(gate: &Gate, flow: FlowHandle) -> StreamAsk {
-    gate.filter.demands().map_or_else(StreamAsk::default, |demands| demands.take_stream_ask(flow))
-}
-
 fn is_synchronized(state: tcp::State) -> bool {
     !matches!(state, tcp::State::Closed | tcp::State::Listen | tcp::State::SynSent | tcp::State::SynReceived)
 }
 
-fn has_peer_closed(state: tcp::State) -> bool {
+pub(super) fn has_peer_closed(state: tcp::State) -> bool {
     matches!(state, tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait)
 }
 
 /// Reads everything that is readable; the ring buffer may return it in two parts.
-fn take(socket: &mut tcp::Socket<'_>) -> Vec<u8> {
+pub(super) fn take(socket: &mut tcp::Socket<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     while socket.can_recv() {
         let part = socket.recv(|part| {

@@ -320,6 +320,7 @@ rules! {
     FLOW_ESTABLISHED_BLOCKED = LAB, None, "a callout at ALE_FLOW_ESTABLISHED returned Block";
     STREAM_INJECTED_WITHOUT_BLOCK = LAB, None, "a stream callout injected data and did not return Block";
     STREAM_CONTINUED_WHILE_INJECTING = LAB, None, "FwpsStreamContinue and FwpsStreamInjectAsync in one classify";
+    STREAM_CONTINUED_INSIDE = LAB, None, "called FwpsStreamContinue in a classifyFn";
     TCP_INJECTED_FROM_CLASSIFY = LAB, None, "a callout at a transport layer injected TCP from its classifyFn";
     PENDED_WITHOUT_BLOCK = LAB, None, "a callout pended its classify and did not return a Block that is final";
     REDIRECT_REAUTHORIZED = LAB, None, "a callout that redirects in its classifyFn asked for reauthorization";
@@ -395,10 +396,11 @@ pub static ADVICE: [&Rule; 5] =
 
 /// What Microsoft's CodeQL queries for callout drivers look for. Other people's drivers are
 /// told, and go on.
-pub static OF_CLASSIFY: [&Rule; 8] = [
+pub static OF_CLASSIFY: [&Rule; 9] = [
     &FLOW_ESTABLISHED_BLOCKED,
     &STREAM_INJECTED_WITHOUT_BLOCK,
     &STREAM_CONTINUED_WHILE_INJECTING,
+    &STREAM_CONTINUED_INSIDE,
     &TCP_INJECTED_FROM_CLASSIFY,
     &PENDED_WITHOUT_BLOCK,
     &REDIRECT_REAUTHORIZED,

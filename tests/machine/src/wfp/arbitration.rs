@@ -6,8 +6,8 @@ use super::callout::{CALLOUT_FLAG_CONDITIONAL_ON_FLOW, Entered, Slot};
 use super::condition::Conditions;
 use super::flow::Flow;
 use super::{
-    ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights, Invocation,
-    LayerInfo, NO_ACTION, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
+    ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights, InjectedStream,
+    Invocation, LayerInfo, NO_ACTION, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
 };
 use crate::driver::DriverId;
 
@@ -100,8 +100,16 @@ impl Run<'_> {
     /// more data, passes the data on.
     fn chain(&mut self, snapshot: &Snapshot) -> Option<Verdict> {
         let mut last = None;
-        for sublayer in snapshot {
-            for filter in sublayer {
+        let injected_by = self.request.metadata.injected_by;
+        let first = injected_by.map_or(Some((0, 0)), |callout| self.behind(snapshot, callout))?;
+        for (number, sublayer) in snapshot.iter().enumerate().skip(first.0) {
+            let from = if number == first.0 { first.1 } else { 0 };
+            for filter in &sublayer[from..] {
+                // Wherever else its filters are, the callout does not see its own data.
+                let slot = filter.slot.as_ref().map(|slot| slot.id);
+                if slot.is_some() && slot == injected_by {
+                    continue;
+                }
                 let Some(verdict) = self.apply(filter, None) else {
                     continue;
                 };
@@ -116,6 +124,18 @@ impl Run<'_> {
             }
         }
         last
+    }
+
+    /// Where stream data that a callout has injected go on: sublayer, and filter in it. `None`
+    /// if no filter names the callout any more.
+    fn behind(&self, snapshot: &Snapshot, callout: u32) -> Option<(usize, usize)> {
+        let is_its = |filter: &Arc<ActiveFilter>| filter.slot.as_ref().is_some_and(|slot| slot.id == callout);
+        let places = snapshot.iter().enumerate();
+        let mut own = places.filter_map(|(at, sublayer)| Some((at, sublayer.iter().position(is_its)?)));
+        own.next().map(|(sublayer, filter)| match self.options.injected_stream {
+            InjectedStream::LighterSublayers => (sublayer + 1, 0),
+            InjectedStream::LighterFilters => (sublayer, filter + 1),
+        })
     }
 
     /// The verdict of a filter; `None` if it does not match, is skipped, or returns

@@ -63,6 +63,9 @@ pub struct Metadata {
     pub ale_classify_required: bool,
     /// How the packet was injected. No field: `FwpsQueryPacketInjectionState0` tells it.
     pub injections: Injections,
+    /// The callout that has injected the stream data. No field: only callouts behind it see
+    /// them.
+    pub injected_by: Option<u32>,
 }
 
 /// A packet in a NET_BUFFER_LIST.

@@ -88,6 +88,8 @@ pub enum Entry {
         flow: FlowHandle,
         /// `FWPS_STREAM_FLAG_*`.
         flags: u32,
+        /// The callout for which they are injected.
+        callout: u32,
     },
 }
 
@@ -213,6 +215,21 @@ impl Demands {
     /// Takes the next request.
     pub fn take(&self) -> Option<Demanded> {
         self.queue.locked().pop_front()
+    }
+
+    /// Takes the injections into one direction of a stream (`FWPS_STREAM_FLAG_RECEIVE` or
+    /// `SEND`), in order.
+    pub fn take_stream(&self, of: FlowHandle, direction: u32) -> Vec<Demanded> {
+        let is_its = |demanded: &Demanded| match &demanded.demand {
+            Demand::Inject { entry: Entry::Stream { flow, flags, .. }, .. } => {
+                *flow == of && flags & direction != 0
+            }
+            _ => false,
+        };
+        let mut queue = self.queue.locked();
+        let (taken, left): (Vec<_>, Vec<_>) = std::mem::take(&mut *queue).into_iter().partition(is_its);
+        *queue = left.into();
+        taken
     }
 
     /// Whether there is none.

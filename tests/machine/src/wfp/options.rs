@@ -80,6 +80,19 @@ pub enum RunningCalls {
     Ignored,
 }
 
+/// Which callouts see stream data that another one has injected. "Injected stream data will
+/// not be re-indicated to the callout, but it will be made available to stream callouts from
+/// lower-weight sublayers" (*Stream Inspection*). No page says what lighter filters of the
+/// same sublayer see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InjectedStream {
+    /// Those of lighter sublayers.
+    #[default]
+    LighterSublayers,
+    /// Those of lighter filters, too.
+    LighterFilters,
+}
+
 /// A level of Windows, and the `FWP_CALLOUT_FLAG_*` that it knows.
 ///
 /// `fwpsk.h` guards the newer flags: 0xFF and below are older than Windows 10 2004,
@@ -139,6 +152,8 @@ pub struct Options {
     pub flags_refusal: Status,
     /// What unregistering does while a call of the callout runs.
     pub running_calls: RunningCalls,
+    /// Which callouts see injected stream data.
+    pub injected_stream: InjectedStream,
     /// What unsubscribing from changes of BFE's state does while the callback runs. The
     /// pages only say that the callback must not do it.
     pub bfe_callbacks: RunningCalls,
@@ -158,6 +173,7 @@ impl Default for Options {
             callout_flags: CalloutFlags::Of24H2,
             flags_refusal: Status::FWP_INVALID_FLAGS,
             running_calls: RunningCalls::default(),
+            injected_stream: InjectedStream::default(),
             bfe_callbacks: RunningCalls::default(),
         }
     }

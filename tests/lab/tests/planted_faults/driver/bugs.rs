@@ -569,6 +569,9 @@ bugs! {
         inject_stream();
         FwpsStreamContinue0(1, CALLOUT_ID.load(SeqCst), LAYER.load(SeqCst) as u16, 0)
     };
+    Classify STREAM_CONTINUED_INSIDE => {
+        FwpsStreamContinue0(1, CALLOUT_ID.load(SeqCst), LAYER.load(SeqCst) as u16, 0)
+    };
     Classify TCP_INJECTED_FROM_CLASSIFY => {
         FwpsInjectTransportReceiveAsync0(0, 0, 0, 0, 2, 1, 0, 0, DATA.at(), completed(), 0)
     };

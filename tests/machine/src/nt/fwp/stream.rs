@@ -10,11 +10,12 @@ use super::super::types::{
 use super::super::{Kernel, Trouble};
 use super::REFUSED;
 use super::clones::{clone_list, free_clone};
-use super::contract::{both, note};
+use super::contract::{both, calls, note, violation};
 use super::inject::{AF_UNSPEC, Asked, inject, kind};
 use crate::host::stream_flag;
 use crate::status::Status;
-use crate::wfp::{Demand, Entry, FlowHandle};
+use crate::verifier::rules;
+use crate::wfp::{Demand, Entry, FlowHandle, LayerId, LayerInfo};
 
 /// The most lists of a chain.
 const MOST: usize = 1 << 16;
@@ -35,8 +36,8 @@ pub extern "win64" fn FwpsStreamInjectAsync0(
     completionContext: HANDLE,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsStreamInjectAsync0);
-    // The lists say how long the data are, and the flow says which callouts see them.
-    let _ = (flags, calloutId, layerId, dataLength);
+    // The lists say how long the data are.
+    let _ = (flags, dataLength);
     let asked = Asked {
         handle: injectionHandle,
         context: injectionContext,
@@ -48,11 +49,20 @@ pub extern "win64" fn FwpsStreamInjectAsync0(
     };
     let flow = FlowHandle(flowId);
     let outcome = both(note(|calls| calls.injected = true))
-        .and_then(|()| inject_chain(&kernel, asked, flow, streamFlags));
+        .and_then(|()| inject_chain(&kernel, asked, (flow, calloutId, layerId), streamFlags));
     kernel.settle(outcome, REFUSED).0
 }
 
-fn inject_chain(kernel: &Kernel, asked: Asked, flow: FlowHandle, flags: u32) -> Result<Status, Trouble> {
+fn inject_chain(
+    kernel: &Kernel,
+    asked: Asked,
+    (flow, callout, layer): (FlowHandle, u32, u16),
+    flags: u32,
+) -> Result<Status, Trouble> {
+    // "This value must be either FWPS_LAYER_STREAM_V4 or FWPS_LAYER_STREAM_V6."
+    if !kernel.engine().layer(LayerId(layer)).is_some_and(LayerInfo::is_stream) {
+        return Ok(Status::FWP_INVALID_PARAMETER);
+    }
     let ends = stream_flag::RECEIVE_DISCONNECT | stream_flag::SEND_DISCONNECT;
     let needs = |end, direction| flags & end == 0 || flags & direction != 0;
     let inbound = needs(stream_flag::RECEIVE_DISCONNECT, stream_flag::RECEIVE);
@@ -68,7 +78,7 @@ fn inject_chain(kernel: &Kernel, asked: Asked, flow: FlowHandle, flags: u32) -> 
         if flags & ends == 0 {
             return Ok(Status::FWP_NULL_POINTER);
         }
-        let entry = Entry::Stream { flow, flags };
+        let entry = Entry::Stream { flow, flags, callout };
         let demand = Demand::Inject { entry, packets: vec![Vec::new()], injections: None };
         kernel.engine().demands.demand(demand, |_| ());
         return Ok(Status::SUCCESS);
@@ -76,7 +86,7 @@ fn inject_chain(kernel: &Kernel, asked: Asked, flow: FlowHandle, flags: u32) -> 
     for (number, &list) in lists.iter().enumerate() {
         // The stream ends after its last data.
         let last = number + 1 == lists.len();
-        let entry = Entry::Stream { flow, flags: if last { flags } else { flags & !ends } };
+        let entry = Entry::Stream { flow, flags: if last { flags } else { flags & !ends }, callout };
         let status = inject(kernel, Asked { list, ..asked }, |_| entry)?;
         if !status.is_success() {
             return Ok(status);
@@ -183,11 +193,20 @@ pub extern "win64" fn FwpsStreamContinue0(
 ) -> NTSTATUS {
     let kernel = enter!(FwpsStreamContinue0);
     let _ = (calloutId, layerId, streamFlags);
-    let outcome = both(note(|calls| calls.continued = true)).map(|()| {
+    let outcome = both(note(|calls| calls.continued = true)).and_then(|()| not_inside()).map(|()| {
         kernel.engine().demands.demand(Demand::Continue { flow: FlowHandle(flowId) }, |_| ());
         Status::SUCCESS
     });
     kernel.settle(outcome, REFUSED).0
+}
+
+/// "The FwpsStreamContinue0 function cannot be called from within a callout's classifyFn
+/// context."
+fn not_inside() -> Result<(), Trouble> {
+    match calls() {
+        Some(calls) => Err(violation(&rules::STREAM_CONTINUED_INSIDE, &calls).into()),
+        None => Ok(()),
+    }
 }
 
 /// `FwpsFlowAbort0`.

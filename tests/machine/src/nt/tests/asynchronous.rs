@@ -21,7 +21,7 @@ thread_local! {
     static FLOW: Cell<u64> = const { Cell::new(0) };
     /// The flags of the last indication, its original destination's port, and its PID.
     static SEEN: Cell<(u32, u16, u32)> = const { Cell::new((0, 0, 0)) };
-    static INJECTION: Cell<Address> = const { Cell::new(0) };
+    pub(super) static INJECTION: Cell<Address> = const { Cell::new(0) };
 }
 
 /// Counts a call. Returns whether it is the first.
@@ -38,7 +38,7 @@ fn near(port: u16) -> SocketAddr {
     SocketAddr::new(Network::default().near.0.into(), port)
 }
 
-fn out_handle(make: impl FnOnce(Address) -> i32) -> u64 {
+pub(super) fn out_handle(make: impl FnOnce(Address) -> i32) -> u64 {
     let out = 0u64;
     assert_eq!(make(&raw const out as Address), 0);
     peek(&raw const out as Address)
@@ -50,7 +50,7 @@ fn destinations(host: &mut Host) -> Vec<SocketAddr> {
     sent.map(|packet| Parsed::new(&packet).unwrap().destination).collect()
 }
 
-fn metadata(meta: u64) -> FWPS_INCOMING_METADATA_VALUES0 {
+pub(super) fn metadata(meta: u64) -> FWPS_INCOMING_METADATA_VALUES0 {
     peek(meta as Address)
 }
 
@@ -347,8 +347,8 @@ fn wrong_uses_of_classifies_are_found() {
 }
 
 /// A host with an echo server, and a peer that is connected to it.
-struct Talk {
-    kernel: std::sync::Arc<Kernel>,
+pub(super) struct Talk {
+    pub(super) kernel: std::sync::Arc<Kernel>,
     host: Host,
     peer: crate::host::Stack,
     socket: crate::host::SocketHandle,
@@ -358,6 +358,13 @@ struct Talk {
 impl Talk {
     fn new(classify: Classify) -> Self {
         let kernel = Kernel::new(std::sync::Arc::new(super::Direct), Options::default());
+        Self::with(kernel, |kernel| {
+            watch(kernel, "STREAM_V4", classify);
+        })
+    }
+
+    /// A connection to a service that echoes, with callouts that `prepare` adds.
+    pub(super) fn with(kernel: std::sync::Arc<Kernel>, prepare: impl FnOnce(&Kernel)) -> Self {
         let mut host = world(&kernel);
         let network = Network::default();
         let own = SocketAddr::new(network.host_address(Family::V4), 7);
@@ -371,13 +378,13 @@ impl Talk {
             INJECTION.set(out_handle(|at| FwpsInjectionHandleCreate0(0, 1, at)) as Address);
         });
         clean(&kernel, outcome);
-        watch(&kernel, "STREAM_V4", classify);
+        prepare(&kernel);
         let mut talk = Self { kernel, host, peer, socket, now: Duration::ZERO };
         talk.run();
         talk
     }
 
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         for _ in 0..50 {
             self.now += Duration::from_millis(1);
             self.peer.egress(self.now);
@@ -395,13 +402,13 @@ impl Talk {
     }
 
     /// Sends, and returns what comes back.
-    fn say(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(super) fn say(&mut self, bytes: &[u8]) -> Vec<u8> {
         assert_eq!(self.peer.socket(self.socket).send_slice(bytes), Ok(bytes.len()));
         self.run();
         self.heard()
     }
 
-    fn heard(&mut self) -> Vec<u8> {
+    pub(super) fn heard(&mut self) -> Vec<u8> {
         let mut bytes = vec![0; 1000];
         let read = self.peer.socket(self.socket).recv_slice(&mut bytes).unwrap_or(0);
         bytes.truncate(read);
@@ -413,12 +420,12 @@ extern "win64" fn free_clone(_: u64, list: u64, _: u8) {
     FwpsFreeCloneNetBufferList0(list as Address, 0);
 }
 
-fn stream(data: u64) -> (Address, FWPS_STREAM_DATA0) {
+pub(super) fn stream(data: u64) -> (Address, FWPS_STREAM_DATA0) {
     let packet: FWPS_STREAM_CALLOUT_IO_PACKET0 = peek(data as Address);
     (packet.streamData, peek(packet.streamData))
 }
 
-fn set_action(out: u64, action: u32) {
+pub(super) fn set_action(out: u64, action: u32) {
     let raw: FWPS_CLASSIFY_OUT0 = peek(out as Address);
     poke(out as Address, FWPS_CLASSIFY_OUT0 { actionType: action, ..raw });
 }

@@ -25,9 +25,20 @@ extern "win64" fn accept(_: i32, _: u64, _: u64) -> i32 {
 
 /// Registers a callout at a layer, with a filter that always calls it. Returns its id.
 pub(super) fn watch(kernel: &Kernel, layer: &str, classify: Classify) -> u32 {
+    let number = u128::from(kernel.engine().layer_by_name(layer).unwrap().id.0);
+    watch_at(kernel, layer, (0xCA11 + number, Guid::nil(), Value::Empty), classify)
+}
+
+/// As [`watch`], with the callout's key, the sublayer, and the filter's weight.
+pub(super) fn watch_at(
+    kernel: &Kernel,
+    layer: &str,
+    (number, sublayer, weight): (u128, Guid, Value),
+    classify: Classify,
+) -> u32 {
     let engine = kernel.engine();
     let layer = engine.layer_by_name(layer).unwrap();
-    let key = Guid::from_u128(0xCA11 + u128::from(layer.id.0));
+    let key = Guid::from_u128(number);
     let raw = FWPS_CALLOUT3 {
         classifyFn: classify as *const () as Address,
         notifyFn: accept as *const () as Address,
@@ -45,8 +56,8 @@ pub(super) fn watch(kernel: &Kernel, layer: &str, classify: Classify) -> u32 {
         flags: 0,
         provider: None,
         layer: layer.key,
-        sublayer: Guid::nil(),
-        weight: Value::Empty,
+        sublayer,
+        weight,
         conditions: Vec::new(),
         action: ActionType::CALLOUT_UNKNOWN,
         callout: Some(key),

@@ -16,6 +16,7 @@ mod own_time;
 mod packets;
 mod pool;
 mod registry;
+mod streams;
 mod strings;
 mod sync;
 mod tables;
