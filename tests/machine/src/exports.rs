@@ -60,6 +60,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         ExAcquirePushLockSharedEx ExReleasePushLockExclusiveEx
         ExReleasePushLockSharedEx;
     "ntoskrnl.exe" => etw: EtwRegister EtwUnregister EtwSetInformation EtwWriteTransfer;
+    "ntoskrnl.exe" => wmi: IoWMIRegistrationControl IoWMIWriteEvent;
+    "ntoskrnl.exe" => wpp:
+        EtwRegisterClassicProvider WmiTraceMessage WmiQueryTraceInformation PsGetVersion;
     "ntoskrnl.exe" => ke:
         KeGetCurrentProcessorNumberEx KeQueryMaximumProcessorCountEx
         KeQueryActiveProcessorCountEx KeGetCurrentIrql KfRaiseIrql KeLowerIrql
@@ -379,6 +382,7 @@ fn compliance(name: &str) -> Option<&'static Rule> {
         "IoCreateDevice" | "IoBuildDeviceIoControlRequest" => &rules::DDI_IRQL_IO_PASSIVE_1,
         "IoCreateSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_3,
         "IoDeleteSymbolicLink" => &rules::DDI_IRQL_IO_PASSIVE_4,
+        "IoWMIRegistrationControl" => &rules::DDI_IRQL_IO_PASSIVE_5,
         "KeDelayExecutionThread" => &rules::DDI_IRQL_KE_APC_LTE_1,
         "KeEnterCriticalRegion"
         | "KeLeaveCriticalRegion"

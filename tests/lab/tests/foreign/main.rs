@@ -18,6 +18,7 @@ mod several_kmdf;
 mod several_storm;
 mod wdm;
 mod windivert;
+mod wmi;
 
 use std::path::PathBuf;
 

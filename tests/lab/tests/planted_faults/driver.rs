@@ -160,8 +160,9 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
     unsafe {
         // DRIVER_OBJECT.DriverUnload.
         ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
-        // IRP_MJ_CREATE, CLOSE, WRITE, DEVICE_CONTROL and CLEANUP in MajorFunction.
-        for major in [0, 2, 4, 14, 18] {
+        // IRP_MJ_CREATE, CLOSE, WRITE, DEVICE_CONTROL, CLEANUP and SYSTEM_CONTROL in
+        // MajorFunction.
+        for major in [0, 2, 4, 14, 18, 23] {
             ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
         }
         let mut key: Ptr = 0;
@@ -266,6 +267,7 @@ extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
         match (location as *const u8).read() {
             4 => commit(At::Write),
             14 => commit(At::Request),
+            23 => commit(At::Wmi),
             _ => {}
         }
         if !ANSWERED.swap(false, SeqCst) {

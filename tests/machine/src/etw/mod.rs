@@ -22,7 +22,9 @@ mod tests;
 pub mod value;
 
 pub use event::{Event, Filter, Raw, utc};
-pub use session::{Called, Enable, Listening, Misuse, Registered, SessionId, Tracing, Turn, ZeroKeyword};
+pub use session::{
+    Called, Enable, Listening, Message, Misuse, Registered, SessionId, Tracing, Turn, ZeroKeyword,
+};
 pub use value::Value;
 
 /// Why an event cannot be decoded or is not allowed.

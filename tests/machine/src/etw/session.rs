@@ -64,6 +64,8 @@ pub struct Registered {
     pub context: usize,
     /// Who has registered it.
     pub origin: Origin,
+    /// Whether it writes messages (`EtwRegisterClassicProvider`).
+    pub classic: bool,
     /// Its traits, if it has set them.
     pub traits: Option<Vec<u8>>,
     /// The thread that is executing its callback.
@@ -88,6 +90,17 @@ pub enum Turn {
     Busy,
     /// It may be called; then [`Tracing::returned`] must follow.
     Go(Registered, Called),
+}
+
+/// A message of a classic provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The GUID of the messages of a source file.
+    pub guid: Guid,
+    /// The number of the message among them.
+    pub number: u16,
+    /// The values, one after the other.
+    pub data: Vec<u8>,
 }
 
 /// A handle that is not registered was used.
@@ -117,6 +130,7 @@ struct State {
 struct Session {
     enable: Enable,
     events: Vec<Event>,
+    messages: Vec<Message>,
     /// The number of events that did not fit.
     lost: u64,
     listening: Option<Listening>,
@@ -141,9 +155,47 @@ impl Tracing {
         let mut state = self.state();
         let number = state.registered.len() + state.unregistered.len() + 1;
         let handle = FIRST_HANDLE + 0x100 * number as u64;
-        let registered = Registered { provider, callback, context, origin, traits: None, calling: None };
+        let registered =
+            Registered { provider, callback, context, origin, classic: false, traits: None, calling: None };
         state.registered.insert(handle, registered);
         handle
+    }
+
+    /// Makes a registered provider a classic one.
+    pub fn set_classic(&self, handle: u64) {
+        if let Some(registered) = self.state().registered.get_mut(&handle) {
+            registered.classic = true;
+        }
+    }
+
+    /// The handle with which a classic provider writes: that of the newest session that enables
+    /// it, or 0.
+    pub fn logger(&self, provider: Guid) -> u64 {
+        let state = self.state();
+        let mut of = state.sessions.iter().rev();
+        of.find(|(_, session)| session.enable.provider == provider).map_or(0, |(id, it)| logger(*id, it))
+    }
+
+    /// The handles of all sessions.
+    pub fn loggers(&self) -> Vec<u64> {
+        self.state().sessions.iter().map(|(id, session)| logger(*id, session)).collect()
+    }
+
+    /// Writes a message to the session of a handle. `false` if there is none.
+    pub fn write_message(&self, handle: u64, message: Message) -> bool {
+        let mut state = self.state();
+        let of = state.sessions.iter_mut().find(|(id, _)| id.0 as u16 == handle as u16);
+        let Some((_, session)) = of else { return false };
+        match session.messages.len() < KEPT {
+            true => session.messages.push(message),
+            false => session.lost += 1,
+        }
+        true
+    }
+
+    /// The messages of a session so far.
+    pub fn messages(&self, id: SessionId) -> Vec<Message> {
+        self.state().sessions.get(&id).map(|session| session.messages.clone()).unwrap_or_default()
     }
 
     /// Unregisters a provider. If callbacks are `awaited`, returns `false` while another
@@ -248,7 +300,9 @@ impl Tracing {
         let mut state = self.state();
         state.last += 1;
         let id = SessionId(state.last);
-        state.sessions.insert(id, Session { enable, events: Vec::new(), lost: 0, listening });
+        state
+            .sessions
+            .insert(id, Session { enable, events: Vec::new(), messages: Vec::new(), lost: 0, listening });
         id
     }
 
@@ -284,6 +338,13 @@ impl Tracing {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The handle of a session: its number, its level, and its flags in the upper half (`WmiGetLogger*`,
+/// `wmistr.h`).
+fn logger(id: SessionId, session: &Session) -> u64 {
+    let Filter { level, any, .. } = session.enable.filter;
+    u64::from(id.0 as u16) | u64::from(level) << 16 | any << 32
 }
 
 impl State {

@@ -104,6 +104,9 @@ pub const FALLIBLE: &[Fallible] = &[
     ),
     fallible!(processors::KeRegisterProcessorChangeCallback(_, _, _), &[SHORT]),
     fallible!(etw::EtwRegister(_, _, _, _), &[SHORT]),
+    fallible!(wpp::EtwRegisterClassicProvider(_, _, _, _, _), &[SHORT]),
+    fallible!(wmi::IoWMIRegistrationControl(_, _), &[SHORT]),
+    fallible!(wmi::IoWMIWriteEvent(_), &[SHORT, refused(Status::UNSUCCESSFUL)]),
     // From the page of EventSetInformation; the kernel's page has no list.
     fallible!(etw::EtwSetInformation(_, _, _, _), &[SHORT, refused(Status::INVALID_PARAMETER)]),
     // From the page of EventWrite: no memory, buffers full, or too large for the

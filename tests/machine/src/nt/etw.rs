@@ -8,7 +8,7 @@ use super::enter::enter;
 use super::foreign;
 use super::types::{Address, EVENT_DATA_DESCRIPTOR, EVENT_DESCRIPTOR, GUID, NTSTATUS};
 use super::{Kernel, RunningCallbacks, Stop, Trouble, status};
-use crate::etw::{Called, Enable, Event, Listening, Malformed, Misuse, Raw, SessionId, Turn};
+use crate::etw::{Called, Enable, Event, Listening, Malformed, Message, Misuse, Raw, SessionId, Turn};
 use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -40,23 +40,28 @@ pub extern "win64" fn EtwRegister(
     RegHandle: Address,
 ) -> NTSTATUS {
     let kernel = enter!(EtwRegister);
-    let outcome = register(&kernel, ProviderId, EnableCallback, CallbackContext, RegHandle);
+    let outcome = register(&kernel, ProviderId, [EnableCallback, CallbackContext], RegHandle, false);
     let status = kernel.settle(outcome, Status::UNSUCCESSFUL);
     kernel.leave_if_stopped();
     status.0
 }
 
-fn register(
+/// Registers a provider with its callback and context. A `classic` one has another callback,
+/// and writes messages.
+pub(super) fn register(
     kernel: &Kernel,
     id: Address,
-    callback: Address,
-    context: Address,
+    [callback, context]: [Address; 2],
     out: Address,
+    classic: bool,
 ) -> Result<Status, Trouble> {
     let provider = foreign::read::<GUID>(id)?.to_guid();
     // Check the pointer before registering, so that no handle is lost.
     foreign::write(out, &0_u64)?;
     let handle = kernel.tracing().register(provider, callback, context, kernel.origin());
+    if classic {
+        kernel.tracing().set_classic(handle);
+    }
     if kernel.tracing().is_wanted(provider) {
         // If the callback failed, it has already stopped the machine.
         let _ = kernel.notify_provider(handle, ENABLE, Guid::nil());
@@ -223,6 +228,17 @@ impl Kernel {
             }
         });
         let Some((registered, Called { control, filter })) = go else { return Ok(()) };
+        if registered.classic {
+            // The GUID, the control code, WPP_TRACE_ENABLE_CONTEXT, and the context.
+            let (guid, logger) =
+                (GUID::from(registered.provider), self.tracing().logger(registered.provider));
+            let arguments =
+                [&raw const guid as u64, control.into(), &raw const logger as u64, registered.context as u64];
+            let outcome = self.call_driver(registered.callback, &arguments, Irql::PASSIVE, "enable callback");
+            self.tracing().returned(handle);
+            self.bell.ring();
+            return outcome.map(|_| ());
+        }
         let source = GUID::from(source);
         let arguments = [
             &raw const source as u64,
@@ -261,6 +277,11 @@ impl Trace {
     /// Removes and returns the events so far.
     pub fn take(&self) -> Vec<Event> {
         self.kernel.tracing().take(self.id)
+    }
+
+    /// The messages of classic providers so far. They stay in the session.
+    pub fn messages(&self) -> Vec<Message> {
+        self.kernel.tracing().messages(self.id)
     }
 
     /// Number of events that were dropped because the session was full.

@@ -103,7 +103,9 @@ pub(super) fn create_device(
 /// `IoDeleteDevice`. The object stays until no work item refers to it.
 pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
     let kernel = enter!(IoDeleteDevice);
-    let deleted = is_unused(&kernel, DeviceObject)
+    let deleted = kernel
+        .is_no_provider(DeviceObject)
+        .and_then(|()| is_unused(&kernel, DeviceObject))
         .map_err(Trouble::from)
         .and_then(|()| delete_device(&kernel, DeviceObject));
     kernel.settle(deleted, ());

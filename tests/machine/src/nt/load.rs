@@ -364,6 +364,7 @@ impl Kernel {
             (&rules::POOL_LEAK, &pool),
         ];
         self.check_locked_pages(driver);
+        self.check_wmi(driver);
         for (rule, things) in kinds {
             if !things.is_empty() {
                 let parameters = match *rule == rules::ETW_REGISTRATION_LEFT {
@@ -397,11 +398,16 @@ impl Kernel {
 
     /// 0xC4/0xDD: address of the registration, driver start, handle.
     fn first_registration(&self, driver: DriverId) -> [u64; 3] {
-        let base = self.drivers.find(|it| it.id == driver).map_or(0, |loaded| loaded.image.base as u64);
+        let base = self.driver_start(driver);
         let registered = self.tracing().registered();
         let first = registered.iter().find(|(_, it)| it.origin.driver == driver);
         let caller = |stack: &[u64]| stack.first().copied().unwrap_or(0);
         first.map_or([0; 3], |(handle, it)| [caller(&it.origin.stack), base, *handle])
+    }
+
+    /// Where a driver's image starts; 0 if it is not loaded.
+    pub(super) fn driver_start(&self, driver: DriverId) -> u64 {
+        self.drivers.find(|it| it.id == driver).map_or(0, |loaded| loaded.image.base as u64)
     }
 
     /// Describes a leak and its allocation's call stack. Must run while the driver

@@ -13,6 +13,7 @@
 //! | [`ex`], [`ke`], [`affinity`], [`processors`], [`resource`], [`remove_lock`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`], [`seh`] | the exports, mostly one file per prefix |
 //! | [`error_log`] | entries of the System event log |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
+//! | [`wmi`], [`wpp`] | providers of WMI; trace messages of WPP |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
 pub mod addresses;
@@ -81,7 +82,9 @@ mod threads;
 pub mod timer;
 pub mod types;
 pub mod wdf;
+pub mod wmi;
 pub mod work;
+pub mod wpp;
 pub mod zw;
 
 #[cfg(test)]

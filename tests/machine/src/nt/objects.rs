@@ -16,6 +16,7 @@ use super::memory::{Guarded, PAGE};
 use super::process_routines::ProcessRoutine;
 use super::resource::Resource;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE, KEVENT};
+use super::wmi::Provider;
 use crate::driver::DriverId;
 use crate::image::Messages;
 use crate::wfp::{Guid, SessionId, SubscriptionId};
@@ -165,6 +166,8 @@ pub struct Objects {
     pub devices_made: u64,
     /// Start routines of the drivers' running threads.
     pub threads: Vec<(Address, DriverId)>,
+    /// Providers of WMI: the device, or the structure with the callback.
+    pub wmi_providers: BTreeMap<Address, Provider>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
     /// Addresses of devices that were deleted.
@@ -237,6 +240,7 @@ pub struct Objects {
 impl Default for Objects {
     fn default() -> Self {
         Self {
+            wmi_providers: BTreeMap::new(),
             handles: BTreeMap::new(),
             // Kernel handles on x64 have the high bit set.
             next_handle: 0xFFFF_FFFF_8000_0004,

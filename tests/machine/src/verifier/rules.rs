@@ -162,6 +162,7 @@ rules! {
     DDI_IRQL_IO_PASSIVE_1 = 0xC4, Some(0x2_000A), "IrqlIoPassive1: function of the I/O manager called above PASSIVE_LEVEL";
     DDI_IRQL_IO_PASSIVE_3 = 0xC4, Some(0x2_000C), "IrqlIoPassive3: function of the I/O manager called above PASSIVE_LEVEL";
     DDI_IRQL_IO_PASSIVE_4 = 0xC4, Some(0x2_000D), "IrqlIoPassive4: function of the I/O manager called above PASSIVE_LEVEL";
+    DDI_IRQL_IO_PASSIVE_5 = 0xC4, Some(0x2_000E), "IrqlIoPassive5: function of the I/O manager called above PASSIVE_LEVEL";
     DDI_IRQL_KE_APC_LTE_1 = 0xC4, Some(0x2_000F), "IrqlKeApcLte1: kernel function called above APC_LEVEL";
     DDI_IRQL_KE_APC_LTE_2 = 0xC4, Some(0x2_0010), "IrqlKeApcLte2: kernel function called above APC_LEVEL";
     DDI_IRQL_KE_DISPATCH_LTE = 0xC4, Some(0x2_0011), "IrqlKeDispatchLte: kernel function called above DISPATCH_LEVEL";
@@ -381,6 +382,10 @@ rules! {
     CLASSIFY_LOST = LAB, None, "unloaded with classifies pended";
     PACKET_POOL_LEFT = LAB, None, "unloaded with pools of NDIS not freed";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
+
+    WMI_PROVIDER_LEFT = 0xC4, Some(0xDA), "unloaded with a provider of WMI registered";
+    WMI_DEVICE_DELETED = 0xC4, Some(0xDB), "deleted a device that is a provider of WMI";
+    WMI_DEADLOCK = LAB, None, "deregistered a provider of WMI while its driver answers WMI";
 
     // Image: Driver Verifier's code-integrity checks when an image is loaded.
     IMAGE_WRITABLE_CODE = 0xC4, Some(0x2003), "a section both writable and executable";

@@ -24,6 +24,8 @@ pub enum At {
     Request,
     /// In the dispatch routine, for a write.
     Write,
+    /// In the dispatch routine, for a request of WMI.
+    Wmi,
     /// At the begin of DriverUnload.
     Unload,
     /// DriverUnload does not release an object.
@@ -527,6 +529,14 @@ bugs! {
     Request IRP_STATUS_ILLEGAL => { request(); answer_request(Some(0), u32::MAX) };
     Request IRP_INFORMATION => { answer_request(None, 0); complete(request(), 0, 4096) };
 
+    Unload WMI_PROVIDER_LEFT => {
+        // A structure that begins with the address of a callback.
+        (DATA.at() as *mut Ptr).write(nothing as *const () as Ptr);
+        IoWMIRegistrationControl(DATA.at(), 0x8001_0001)
+    };
+    Unload WMI_DEVICE_DELETED => IoWMIRegistrationControl(note(0, DEVICE_OBJECT.load(SeqCst)), 1);
+    Wmi WMI_DEADLOCK => IoWMIRegistrationControl(DEVICE_OBJECT.load(SeqCst), 2);
+    Entry DDI_IRQL_IO_PASSIVE_5 => at(DISPATCH, || IoWMIRegistrationControl(DEVICE_OBJECT.load(SeqCst), 1));
     Entry IRP_FREED_NO_IRP => IoFreeIrp(note(0, DATA.at()));
     Entry IRP_FREED_NO_IRP__TWICE => { let irp = note(0, IoAllocateIrp(1, 0)); IoFreeIrp(irp); IoFreeIrp(irp) };
     Entry IRP_FREED_OF_THREAD => IoFreeIrp(note(0, control_irp(0)));

@@ -54,6 +54,8 @@ pub unsafe fn exercise() {
         exercise_deferred();
         let mut string = translated();
         RtlFreeUnicodeString(string.as_mut_ptr() as Ptr);
+        check(IoWMIRegistrationControl(DEVICE_OBJECT.load(SeqCst), 1));
+        check(IoWMIRegistrationControl(DEVICE_OBJECT.load(SeqCst), 2));
         let irp = IoAllocateIrp(1, 0);
         send_irp(irp, kept as *const () as Ptr);
         IoReuseIrp(irp, 0);

@@ -54,6 +54,7 @@ unsafe extern "system" {
     pub fn MmFreePagesFromMdl(mdl: Ptr);
     pub fn MmProtectMdlSystemAddress(mdl: Ptr, protection: u32) -> i32;
     pub fn IofCompleteRequest(irp: Ptr, boost: i8);
+    pub fn IoWMIRegistrationControl(device: Ptr, action: u32) -> i32;
     pub fn IoAllocateIrp(locations: i8, quota: u8) -> Ptr;
     pub fn IoFreeIrp(irp: Ptr);
     pub fn IoReuseIrp(irp: Ptr, status: i32);

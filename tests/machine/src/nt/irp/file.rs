@@ -272,7 +272,7 @@ impl File {
 
     fn send(&self, major: u8, code: u32, parameters: [u64; 4], buffers: Buffers) -> Result<Request, Stop> {
         let (device, file, process) = (self.device, self.object, self.process);
-        let wanted = Wanted { major, code, device, file, process, parameters, buffers };
+        let wanted = Wanted { major, minor: 0, code, device, file, process, parameters, buffers };
         let Sent { irp, reply } = send::send(&self.kernel, wanted)?;
         Ok(Request { kernel: Arc::clone(&self.kernel), irp, reply })
     }
@@ -410,7 +410,8 @@ impl Request {
 fn send_close(kernel: &Kernel, file: Address, rest: Unclosed) -> Result<(), Stop> {
     let Unclosed { device, process } = rest;
     let (parameters, buffers) = ([0; 4], Buffers::none());
-    let wanted = Wanted { major: major::CLOSE, code: 0, device, file, process, parameters, buffers };
+    let wanted =
+        Wanted { major: major::CLOSE, minor: 0, code: 0, device, file, process, parameters, buffers };
     let Sent { reply, .. } = send::send(kernel, wanted)?;
     let is_over = || reply.lock().unwrap_or_else(PoisonError::into_inner).is_some();
     let what = || "a file to be closed".to_owned();

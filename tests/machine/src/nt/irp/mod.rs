@@ -37,7 +37,8 @@ pub(super) use file::Unclosed;
 pub use file::{Access, Device, File, OpenError, Reply, Request};
 pub(super) use made::MadeIrps;
 pub use made::*;
-pub(super) use send::Wanted;
+pub(super) use send::{Wanted, system_control};
+pub(super) use stack::is_device;
 pub use stack::*;
 
 /// `IRP_MJ_*` (`wdm.h`).
@@ -50,6 +51,13 @@ pub mod major {
     pub const DEVICE_CONTROL: u8 = 0x0E;
     pub const INTERNAL_DEVICE_CONTROL: u8 = 0x0F;
     pub const CLEANUP: u8 = 0x12;
+    pub const SYSTEM_CONTROL: u8 = 0x17;
+}
+
+/// `IRP_MN_*` (`wdm.h`).
+pub mod minor {
+    #![allow(missing_docs, reason = "the names are wdm.h's own")]
+    pub const REGINFO_EX: u8 = 0x0B;
 }
 
 /// `SL_PENDING_RETURNED` (`wdm.h`), which `IoMarkIrpPending` sets.
@@ -92,6 +100,7 @@ impl Irp {
             major::READ => "IRP_MJ_READ",
             major::WRITE => "IRP_MJ_WRITE",
             major::CLEANUP => "IRP_MJ_CLEANUP",
+            major::SYSTEM_CONTROL => "IRP_MJ_SYSTEM_CONTROL",
             _ => return format!("IRP {address:#x}, control code {:#x}", self.code),
         };
         format!("IRP {address:#x}, {name}")

@@ -1,10 +1,11 @@
 //! Builds a request, passes it to the driver, and checks what the driver returns.
 
 use std::mem::offset_of;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::cpu::Irql;
 use super::super::guest::Stop;
+use super::super::process::SYSTEM_PROCESS;
 use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, LIST_ENTRY};
 use super::super::{Kernel, cpu, foreign, wdf};
 use super::buffers::Buffers;
@@ -20,6 +21,7 @@ const USER_MODE: i8 = 1;
 /// A request to make.
 pub(in crate::nt) struct Wanted {
     pub major: u8,
+    pub minor: u8,
     pub code: u32,
     pub device: Address,
     pub file: Address,
@@ -51,6 +53,22 @@ pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
         Some(stop) => Err(stop.clone()),
         None => Ok(Sent { irp, reply }),
     }
+}
+
+/// Sends a request of WMI's, and waits for its answer.
+pub(in crate::nt) fn system_control(
+    kernel: &Kernel,
+    device: Address,
+    minor: u8,
+    parameters: [u64; 4],
+) -> Result<Option<Reply>, Stop> {
+    let (major, code, file, process) = (major::SYSTEM_CONTROL, 0, 0, SYSTEM_PROCESS);
+    let wanted = Wanted { major, minor, code, device, file, process, parameters, buffers: Buffers::none() };
+    let Sent { reply, .. } = send(kernel, wanted)?;
+    let answer = || reply.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let what = || "an answer to WMI".to_owned();
+    let _waited = kernel.bell.wait(&what, None, || answer().is_some() || kernel.stopped().is_some());
+    Ok(answer())
 }
 
 /// Calls the dispatch routine of the device's driver. Returns its address, which is 0 for
@@ -110,6 +128,7 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
     }
     let location = IO_STACK_LOCATION {
         MajorFunction: wanted.major,
+        MinorFunction: wanted.minor,
         Parameters: parameters,
         DeviceObject: top,
         FileObject: wanted.file,

@@ -107,7 +107,7 @@ pub extern "win64" fn IoGetDeviceObjectPointer(
     status.0
 }
 
-pub(super) fn is_device(kernel: &Kernel, call: &str, device: Address) -> Result<(), Violation> {
+pub(in crate::nt) fn is_device(kernel: &Kernel, call: &str, device: Address) -> Result<(), Violation> {
     match kernel.objects().devices.contains_key(&device) {
         true => Ok(()),
         false => {
