@@ -150,10 +150,15 @@ macro_rules! every_export { ($table:ident) => { $table! {
         RtlAppendUnicodeStringToString RtlAppendUnicodeToString
         RtlCompareUnicodeString RtlEqualUnicodeString RtlUnicodeToMultiByteN
         RtlCompareMemory ExUuidCreate;
-    "ntoskrnl.exe" => addresses: RtlIpv4StringToAddressW RtlIpv6StringToAddressW;
+    "ntoskrnl.exe" => addresses:
+        RtlIpv4StringToAddressW RtlIpv6StringToAddressW RtlIpv4AddressToStringW
+        RtlIpv6AddressToStringW;
+    "ntoskrnl.exe" => interlocked:
+        ExInterlockedInsertTailList ExInterlockedInsertHeadList ExInterlockedRemoveHeadList;
     "ntoskrnl.exe" => conversions:
         RtlInitAnsiString RtlAnsiStringToUnicodeString RtlUnicodeStringToAnsiString
-        RtlUpcaseUnicodeString RtlFreeUnicodeString RtlFreeAnsiString
+        RtlUpcaseUnicodeString RtlDowncaseUnicodeString RtlUpcaseUnicodeChar
+        RtlFreeUnicodeString RtlFreeAnsiString
         RtlPrefixUnicodeString RtlUnicodeToUTF8N RtlUTF8ToUnicodeN;
     "ntoskrnl.exe" => debug:
         DbgPrint DbgPrintEx MmGetSystemRoutineAddress RtlUnicodeStringToInteger;
@@ -214,7 +219,7 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ps: PsCreateSystemThread PsTerminateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion RtlDeleteRegistryValue memcpy memmove memset memcmp
-        _strnicmp;
+        _strnicmp RtlTimeToTimeFields ExSystemTimeToLocalTime RtlRandomEx;
     "ntoskrnl.exe" => mm:
         MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
         MmBuildMdlForNonPagedPool MmProbeAndLockPages MmUnlockPages
@@ -232,7 +237,7 @@ macro_rules! every_export { ($table:ident) => { $table! {
         NdisRetreatNetBufferListDataStart NdisAdvanceNetBufferListDataStart
         NdisCopyFromNetBufferToNetBuffer;
     "fwpkclnt.sys" => fwp:
-        FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
+        FwpmEngineOpen0 FwpmEngineClose0 FwpmFreeMemory0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
         FwpmProviderDeleteByKey0 FwpmSubLayerAdd0 FwpmSubLayerDeleteByKey0
         FwpmCalloutAdd0 FwpmCalloutDeleteByKey0 FwpmFilterAdd0

@@ -90,6 +90,7 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible!(conversions::RtlAnsiStringToUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
     fallible!(conversions::RtlUnicodeStringToAnsiString(_, _, _), &[refused(Status::NO_MEMORY)]),
     fallible!(conversions::RtlUpcaseUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
+    fallible!(conversions::RtlDowncaseUnicodeString(_, _, _), &[refused(Status::NO_MEMORY)]),
     fallible!(irp::IoGetDeviceObjectPointer(_, _, _, _), &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND)]),
     // They return NULL.
     fallible!(irp::IoAllocateIrp(_, _), &[SHORT]),

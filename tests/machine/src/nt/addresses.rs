@@ -27,6 +27,27 @@ pub extern "win64" fn RtlIpv6StringToAddressW(S: Address, Terminator: Address, A
     kernel.settle(address(S, Terminator, Addr, ipv6), Status::UNSUCCESSFUL).0
 }
 
+/// `RtlIpv4AddressToStringW`. Returns the address of the terminator.
+pub extern "win64" fn RtlIpv4AddressToStringW(Addr: Address, S: Address) -> Address {
+    let kernel = enter!(RtlIpv4AddressToStringW);
+    let write = || write_text(S, &Ipv4Addr::from(foreign::read::<[u8; 4]>(Addr)?).to_string());
+    kernel.settle(write(), 0)
+}
+
+/// `RtlIpv6AddressToStringW`. Returns the address of the terminator.
+pub extern "win64" fn RtlIpv6AddressToStringW(Addr: Address, S: Address) -> Address {
+    let kernel = enter!(RtlIpv6AddressToStringW);
+    let write = || write_text(S, &Ipv6Addr::from(foreign::read::<[u8; 16]>(Addr)?).to_string());
+    kernel.settle(write(), 0)
+}
+
+/// Writes a text with its NUL. Returns where the NUL is.
+fn write_text(at: Address, text: &str) -> Result<Address, BadPointer> {
+    let units: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    foreign::write_bytes(at, &units)?;
+    Ok(at + units.len() - 2)
+}
+
 /// Reads an address with `parse`, which returns it in network order, and its length in
 /// characters. They are ASCII, so each is one unit of UTF-16.
 fn address<const N: usize>(

@@ -117,12 +117,40 @@ pub extern "win64" fn RtlUpcaseUnicodeString(
     kernel.settle(convert(), Status::UNSUCCESSFUL).0
 }
 
+/// `RtlDowncaseUnicodeString`.
+pub extern "win64" fn RtlDowncaseUnicodeString(
+    DestinationString: Address,
+    SourceString: Address,
+    AllocateDestinationString: BOOLEAN,
+) -> NTSTATUS {
+    let kernel = enter!(RtlDowncaseUnicodeString);
+    let convert = || {
+        let units = units_of(&counted(SourceString)?);
+        let text = bytes_of(&units.into_iter().map(lower).collect::<Vec<_>>());
+        give(&kernel, DestinationString, &text, 0, AllocateDestinationString != 0)
+    };
+    kernel.settle(convert(), Status::UNSUCCESSFUL).0
+}
+
+/// `RtlUpcaseUnicodeChar`.
+pub extern "win64" fn RtlUpcaseUnicodeChar(SourceCharacter: u16) -> u16 {
+    enter!(RtlUpcaseUnicodeChar);
+    upper(SourceCharacter)
+}
+
 /// A unit in upper case, if that is one unit, too.
 fn upper(unit: u16) -> u16 {
-    let Some(character) = char::from_u32(unit.into()) else { return unit };
-    let mut upper = character.to_uppercase();
-    match (upper.next(), upper.next()) {
-        (Some(upper), None) => u16::try_from(u32::from(upper)).unwrap_or(unit),
+    char::from_u32(unit.into()).map_or(unit, |character| only(unit, character.to_uppercase()))
+}
+
+/// A unit in lower case, if that is one unit, too.
+fn lower(unit: u16) -> u16 {
+    char::from_u32(unit.into()).map_or(unit, |character| only(unit, character.to_lowercase()))
+}
+
+fn only(unit: u16, mut characters: impl Iterator<Item = char>) -> u16 {
+    match (characters.next(), characters.next()) {
+        (Some(character), None) => u16::try_from(u32::from(character)).unwrap_or(unit),
         _ => unit,
     }
 }

@@ -39,6 +39,7 @@ pub mod fwp;
 pub mod guest;
 mod information;
 mod initialized;
+pub mod interlocked;
 pub mod io;
 pub mod irp;
 pub mod journal;

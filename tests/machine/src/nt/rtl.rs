@@ -58,6 +58,59 @@ pub extern "win64" fn RtlDeleteRegistryValue(RelativeTo: u32, Path: Address, Val
     kernel.settle(delete(), Status::UNSUCCESSFUL).0
 }
 
+/// `RtlTimeToTimeFields`: year, month, day, hour, minute, second, milliseconds, and the day of
+/// the week from Sunday. The time is in 100 ns since 1601.
+pub extern "win64" fn RtlTimeToTimeFields(Time: Address, TimeFields: Address) {
+    let kernel = enter!(RtlTimeToTimeFields);
+    let write = || {
+        let milliseconds = foreign::read::<i64>(Time)? / 10_000;
+        let (days, rest) = (milliseconds.div_euclid(86_400_000), milliseconds.rem_euclid(86_400_000));
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+        // 1601-01-01 was a Monday.
+        let fields = [year, month, day, hour, minute, second, rest % 1000, (days + 1) % 7];
+        let bytes: Vec<u8> = fields.into_iter().flat_map(|field| (field as i16).to_le_bytes()).collect();
+        foreign::write_bytes(TimeFields, &bytes)
+    };
+    kernel.settle(write(), ());
+}
+
+/// Year, month and day of a day since 1601-01-01.
+fn date(days: i64) -> (i64, i64, i64) {
+    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let (mut year, mut day) = (1601 + days / 146_097 * 400, days % 146_097);
+    while day >= 365 + i64::from(is_leap(year)) {
+        day -= 365 + i64::from(is_leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + i64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    (year, month as i64 + 1, day + 1)
+}
+
+/// `ExSystemTimeToLocalTime`. The machine's time zone is UTC.
+pub extern "win64" fn ExSystemTimeToLocalTime(SystemTime: Address, LocalTime: Address) {
+    let kernel = enter!(ExSystemTimeToLocalTime);
+    let copy = || foreign::write(LocalTime, &foreign::read::<i64>(SystemTime)?);
+    kernel.settle(copy(), ());
+}
+
+/// `RtlRandomEx`: less than MAXLONG. The seed is replaced.
+pub extern "win64" fn RtlRandomEx(Seed: Address) -> u32 {
+    let kernel = enter!(RtlRandomEx);
+    let next = || {
+        let seed: u32 = foreign::read(Seed)?;
+        let next = seed.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        foreign::write(Seed, &next)?;
+        Ok::<_, BadPointer>(next % 0x7FFF_FFFF)
+    };
+    kernel.settle(next(), 0)
+}
+
 /// `RtlGetVersion`. The structure's first member gives its size.
 pub extern "win64" fn RtlGetVersion(lpVersionInformation: Address) -> NTSTATUS {
     let kernel = enter!(RtlGetVersion);

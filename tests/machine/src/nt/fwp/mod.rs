@@ -141,6 +141,13 @@ fn give_id<T: super::types::Plain>(id: Result<T, Status>, out: Address) -> Resul
     }
 }
 
+/// `FwpmFreeMemory0`. No function of the lab returns memory of the engine's, so there is none to
+/// free; the pointer becomes NULL.
+pub extern "win64" fn FwpmFreeMemory0(p: Address) {
+    let kernel = enter!(FwpmFreeMemory0);
+    kernel.settle(foreign::write(p, &0usize), ());
+}
+
 /// `FwpmEngineClose0`.
 pub extern "win64" fn FwpmEngineClose0(engineHandle: HANDLE) -> NTSTATUS {
     let kernel = enter!(FwpmEngineClose0);

@@ -10,6 +10,7 @@ mod classify;
 mod deferred;
 mod engine;
 mod injection;
+mod library;
 mod load;
 mod locked;
 mod own_time;
