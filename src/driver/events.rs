@@ -196,7 +196,7 @@ fn classified(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Cla
 /// because the fields then hold an ICMP type and code. If the layer has no field for
 /// the protocol, the packet is TCP or UDP, or the port fields are absent, too.
 fn sockets(incoming: &Incoming<'_>, packet: &Packet) -> [Socket; 2] {
-    let has_ports = packet.protocol.is_none_or(|protocol| [TCP, UDP].contains(&protocol));
+    let has_ports = matches!(packet.protocol, None | Some(TCP | UDP));
     incoming.sides().map(|(address, port)| Socket::new(address, port.filter(|_| has_ports)))
 }
 

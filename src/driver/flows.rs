@@ -136,7 +136,9 @@ impl Flows {
         match Slots(slots).count(&self.allocator, &self.records, context, passed) {
             Counted::Done => None,
             Counted::TakenOver(flow) => {
-                flow.into_iter().for_each(prefetch::for_write);
+                if let Some(flow) = flow {
+                    prefetch::for_write(flow);
+                }
                 None
             }
             Counted::Ended(ended) => Some(self.finish(&ended)),

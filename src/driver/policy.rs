@@ -48,6 +48,12 @@ impl PolicyWord {
         self.0 & !(Rules::WHOLE as u32) == 0
     }
 
+    /// Whether echo requests are not decided about, and the order is not checked.
+    #[inline(always)]
+    pub const fn leaves_echo(self) -> bool {
+        self.0 & !(!Rules::ECHO as u32 & u16::MAX as u32) == 0
+    }
+
     /// The number of the order check, 0 if the order is not checked.
     #[inline(always)]
     pub const fn order_check(self) -> u16 {

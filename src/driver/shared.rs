@@ -19,6 +19,7 @@ use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
+use crate::kernel::wfp::callout::State;
 use crate::kernel::wfp::headers::FlowData;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::net_buffer::Lists;
@@ -28,7 +29,7 @@ use crate::logic::flow::{CUT, Flow, FlowPackets};
 use crate::logic::order::{Deviation, Direction};
 use crate::logic::processor::Processor;
 use crate::logic::protection::{Protection, Shown};
-use crate::logic::scan::Encounter;
+use crate::logic::scan::{Encounter, Remote, Technique};
 use crate::logic::stealth::Verdict;
 
 /// The state that all callouts share.
@@ -78,6 +79,19 @@ impl PerProcessor for Shared {
     }
 }
 
+impl State for Shared {
+    fn published() -> &'static Published<Self> {
+        &SHARED
+    }
+
+    /// A flow's context is gone from one of its layers.
+    fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>) {
+        if let Some(ended) = self.flows.release(context) {
+            self.flow_ended(&ended, irql);
+        }
+    }
+}
+
 impl Shared {
     /// The state at the start.
     pub fn new(driver: &DriverObject, policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
@@ -121,6 +135,40 @@ impl Shared {
         processor.counters.count(at, verdict);
     }
 
+    /// [`count_and_meet`](Self::count_and_meet), with one copy of the code for all packets of
+    /// which few come.
+    #[inline(always)]
+    pub fn count_and_meet_rare(
+        &self,
+        at: CalloutIndex,
+        verdict: Verdict,
+        met: Option<&Encounter>,
+        irql: &Dispatch<'_>,
+    ) {
+        match met {
+            // The parts, so that the encounter itself stays in registers.
+            Some(&Encounter { remote, port, technique }) => {
+                self.count_met(at, verdict, remote, (port, technique), irql);
+            }
+            None => self.count(at, verdict, irql),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_met(
+        &self,
+        at: CalloutIndex,
+        verdict: Verdict,
+        remote: Remote,
+        (port, technique): (u16, Technique),
+        irql: &Dispatch<'_>,
+    ) {
+        let met = Encounter { remote, port, technique };
+        let met = if verdict.is_closed_port() { Some(&met) } else { None };
+        self.count_and_meet(at, verdict, met, irql);
+    }
+
     /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet
     /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
     /// flow's context. A packet that a heavier sublayer has blocked is not counted: it
@@ -128,26 +176,32 @@ impl Shared {
     /// back.
     #[inline(always)]
     pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
-        if incoming.flow_context() != 0 && !incoming.is_blocked() {
-            self.count_flow_packets(incoming, irql);
+        if let Some(direction) = incoming.callout().flow_packets
+            && incoming.flow_context() != 0
+            && !incoming.is_blocked()
+        {
+            let data = incoming.flow_data(direction);
+            self.count_flow_data(incoming.flow_context(), direction, data, irql);
         }
     }
 
-    /// Counts an indication of a flow that goes on.
+    /// Counts what the packets of a flow, which has this context, have brought.
     #[inline(always)]
-    pub fn count_flow_packets(&self, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
-        let context = incoming.flow_context();
-        match incoming.flow_packet() {
-            None => {}
-            Some((direction, FlowData::Single(bytes))) => {
+    pub fn count_flow_data(
+        &self,
+        context: u64,
+        direction: Direction,
+        data: FlowData<'_>,
+        irql: &Dispatch<'_>,
+    ) {
+        match data {
+            FlowData::Single(bytes) => {
                 let packet = FlowPackets { direction, packets: 1, bytes };
                 if let Some(ended) = self.flows.count_packet(context, packet, irql) {
                     self.flow_ended(&ended, irql);
                 }
             }
-            Some((direction, FlowData::Lists(lists, header))) => {
-                self.count_lists(context, lists, direction, header);
-            }
+            FlowData::Lists(lists, header) => self.count_lists(context, lists, direction, header),
         }
     }
 
@@ -233,13 +287,6 @@ impl Shared {
     /// Writes the counters to ETW, if a session listens.
     pub fn log_counters(&self, irql: &MaxDispatch) {
         events::counters(self, irql);
-    }
-
-    /// A flow's context is gone from one of its layers.
-    pub fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>) {
-        if let Some(ended) = self.flows.release(context) {
-            self.flow_ended(&ended, irql);
-        }
     }
 
     #[cold]

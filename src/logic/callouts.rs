@@ -89,17 +89,17 @@ impl Callout {
     }
 }
 
-/// The callout at a layer; `None` if no callout is for the layer.
-pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
-    static BY_LAYER: [u8; LAYER_IDS] = by_layer(false);
+/// The callout at a layer, if it only observes.
+pub fn observing(layer_id: u16) -> Option<&'static Callout> {
+    static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
     CALLOUTS.get(usize::from(*BY_LAYER.get(usize::from(layer_id))?))
 }
 
-/// The callout at a layer, if it only observes and no flow begins there. Most often
-/// such a callout only counts.
+/// The index of the callout at a layer, if it only observes and no flow begins there. Most
+/// often such a callout only counts.
 #[inline(always)]
-pub fn observing(layer_id: u16) -> Option<CalloutIndex> {
-    static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
+pub fn counting(layer_id: u16) -> Option<CalloutIndex> {
+    static BY_LAYER: [u8; LAYER_IDS] = by_layer(false);
     match BY_LAYER.get(usize::from(layer_id)) {
         Some(&place) if usize::from(place) < COUNT => Some(CalloutIndex(place)),
         _ => None,
@@ -269,12 +269,14 @@ const fn least_values(layer: &Layer, role: Role) -> usize {
 
 /// The index of each layer's callout. With `observing` only callouts that observe
 /// and where no flow begins.
-const fn by_layer(observing: bool) -> [u8; LAYER_IDS] {
+/// The indices of the callouts that only observe, with or without those at which flows
+/// begin.
+const fn by_layer(begins: bool) -> [u8; LAYER_IDS] {
     let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
     while index < COUNT {
         let Callout { layer_id, role, begins_flows, .. } = CALLOUTS[index];
         assert!(places[layer_id as usize] == NONE);
-        if !observing || matches!(role, Role::Observe) && !begins_flows {
+        if matches!(role, Role::Observe) && (begins || !begins_flows) {
             places[layer_id as usize] = index as u8;
         }
         index += 1;
@@ -287,11 +289,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_layer_id_finds_its_callout() {
-        for (number, callout) in CALLOUTS.iter().enumerate() {
-            assert_eq!(at_layer(callout.layer_id).unwrap().index.number(), number);
+    fn every_layer_that_is_observed_finds_its_callout() {
+        for layer_id in 0..=u16::MAX {
+            let expected = CALLOUTS.iter().find(|callout| callout.layer_id == layer_id);
+            let expected = expected.filter(|callout| callout.role == Role::Observe);
+            let found = observing(layer_id);
+            assert_eq!(found.map(|callout| callout.index), expected.map(|callout| callout.index));
         }
-        assert_eq!((0..=u16::MAX).filter_map(at_layer).count(), COUNT);
     }
 
     #[test]
@@ -317,12 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn observing_callouts_neither_decide_nor_begin_flows() {
+    fn most_callouts_that_observe_only_count() {
         for layer_id in 0..=u16::MAX {
-            let expected = at_layer(layer_id)
-                .filter(|callout| callout.role == Role::Observe && !callout.begins_flows)
-                .map(|callout| callout.index);
-            assert_eq!(observing(layer_id), expected, "{layer_id}");
+            let expected = observing(layer_id).filter(|callout| !callout.begins_flows);
+            assert_eq!(counting(layer_id), expected.map(|callout| callout.index), "{layer_id}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! apply IPsec's rules to them. A block does not weaken those rules.
 //! docs/CONFIGURATION.md says what it means for remotes that use IPsec.
 
-use super::decide::Decide;
+use super::decide::{Decide, Deciding};
 use crate::driver::events;
 use crate::driver::shared::Shared;
 use crate::kernel::irql::Dispatch;
@@ -15,8 +15,9 @@ use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::kernel::wfp::indication::Indication;
-use crate::logic::callouts::Callout;
 use crate::logic::layers::Decision;
+use crate::logic::order::Direction;
+use crate::logic::protocol::{ICMP, ICMPV6};
 use crate::logic::stealth::{Rules, Verdict};
 
 /// Decides whether an echo request is answered.
@@ -24,37 +25,37 @@ pub struct EchoRequest;
 
 impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
-    const HAS_FAST_PATH: bool = true;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
-        incoming.packet()
+    fn packet<'i>(_: &'i Incoming<'_>) -> Option<IndicatedPacket<'i, 'i>> {
+        None
     }
 
+    /// Segments and datagrams pass this layer, too. They are no requests.
     #[inline(always)]
-    fn is_needed(rules: Rules) -> bool {
-        rules.decides_echo()
+    fn is_needed(rules: Rules, incoming: &Incoming<'_>) -> bool {
+        rules.decides_echo() && matches!(incoming.protocol(), Some(ICMP | ICMPV6))
     }
-    /// If the policy does not silence echo replies, indications are only counted.
+
+    /// Counts for the flow, which the slow path does not do. If the policy does not silence
+    /// echo replies, nothing else is done but counting the indication.
     #[inline(always)]
-    fn classify_fast(
-        shared: &Shared,
-        callout: &'static Callout,
-        indication: &Indication<'_>,
-        irql: &Dispatch<'_>,
-    ) -> Option<Action> {
-        let word = shared.policies.word();
-        if Self::is_needed(word.rules()) || word.order_check() != 0 || events::is_classified(&shared.channel)
-        {
+    fn classify_fast(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Option<Action> {
+        let callouts = Deciding::<Self>::CALLOUTS;
+        // See `Shared::count_flow_packet`.
+        if indication.flow_context() != 0 && !indication.is_blocked() {
+            let data = indication.received(callouts)?;
+            shared.count_flow_data(indication.flow_context(), Direction::Inbound, data, irql);
+        }
+        if !shared.policies.word().leaves_echo() || events::is_classified(&shared.channel) {
             return None;
         }
-        if indication.flow_context() != 0 {
-            if indication.is_blocked() {
-                return None;
-            }
-            shared.count_flow_packets(&indication.view(callout)?, irql);
+        // One copy of the code for each family, in which the index is a constant.
+        match indication.layer_id() {
+            id if id == callouts.v4.layer_id => shared.count(callouts.v4.index, Verdict::Observed, irql),
+            id if id == callouts.v6.layer_id => shared.count(callouts.v6.index, Verdict::Observed, irql),
+            _ => return None,
         }
-        shared.count(callout.index, Verdict::Observed, irql);
         Some(Action::Continue)
     }
 }

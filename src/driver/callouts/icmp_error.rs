@@ -15,7 +15,7 @@ impl Decide for IcmpError {
     const DECISION: Decision = Decision::IcmpError;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> Option<IndicatedPacket<'i, 'i>> {
         incoming.quoted()
     }
 }

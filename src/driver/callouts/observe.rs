@@ -1,14 +1,12 @@
 //! The observing callouts: they count, follow flows, and never decide.
 
 use crate::driver::events;
-use crate::driver::shared::{SHARED, Shared};
+use crate::driver::shared::Shared;
 use crate::kernel::irql::Dispatch;
-use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Handler};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts;
-use crate::logic::layers::Role;
 use crate::logic::stealth::Verdict;
 
 /// The handler at every layer where nothing is decided.
@@ -16,10 +14,6 @@ pub struct Observe;
 
 impl Handler for Observe {
     type Shared = Shared;
-
-    fn shared() -> &'static Published<Shared> {
-        &SHARED
-    }
 
     /// Most indications are only counted.
     #[inline(always)]
@@ -31,17 +25,14 @@ impl Handler for Observe {
         if indication.flow_context() != 0 && callouts::counts_flow_packets(indication.layer_id()) {
             return None;
         }
-        let index = callouts::observing(indication.layer_id())?;
+        let index = callouts::counting(indication.layer_id())?;
         shared.count(index, Verdict::Observed, irql);
         Some(Action::Continue)
     }
 
     fn classify(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Action {
-        let Some(callout) = callouts::at_layer(indication.layer_id()) else { return Action::Continue };
-        if callout.role != Role::Observe {
-            // A filter at a layer of a deciding callout names this one.
-            return Action::Continue;
-        }
+        // A filter at another layer, or at one of a deciding callout, may name this callout.
+        let Some(callout) = callouts::observing(indication.layer_id()) else { return Action::Continue };
         let Some(incoming) = indication.view(callout) else {
             shared.count(callout.index, Verdict::Malformed, irql);
             return Action::Continue;
@@ -56,10 +47,6 @@ impl Handler for Observe {
             shared.follow(&incoming.cold_copy(), word, irql);
         }
         Action::Continue
-    }
-
-    fn flow_deleted(shared: &Shared, context: u64, irql: &Dispatch<'_>) {
-        shared.flow_deleted(context, irql);
     }
 }
 

@@ -7,9 +7,6 @@ use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indicated::IndicatedPacket;
 use crate::logic::layers::Decision;
-use crate::logic::protocol::UDP;
-use crate::logic::scan::Technique;
-use crate::logic::stealth::PacketView;
 
 /// Decides whether a discarded packet is answered.
 pub struct PacketDiscard;
@@ -18,16 +15,7 @@ impl Decide for PacketDiscard {
     const DECISION: Decision = Decision::PacketDiscard;
 
     #[inline(always)]
-    fn packet<'i>(incoming: &'i Incoming<'_>) -> IndicatedPacket<'i, 'i> {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> Option<IndicatedPacket<'i, 'i>> {
         incoming.discarded_packet()
-    }
-
-    #[inline(always)]
-    fn technique(packet: &IndicatedPacket<'_, '_>) -> Option<Technique> {
-        // Nearly all are datagrams, and no flags of a segment are known here.
-        match packet.protocol() {
-            Some(UDP) => Some(Technique::Udp),
-            other => Technique::of_protocol(other),
-        }
     }
 }

@@ -16,16 +16,26 @@ use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
 use crate::logic::waiting::Awaited;
 
+/// The state that all callouts share. Its functions run at DISPATCH_LEVEL, as those of
+/// [`Handler`] do.
+pub trait State: Sync + 'static {
+    /// Where it is published. The engine passes no context of the callout, and a filter's
+    /// context belongs to whoever added the filter.
+    fn published() -> &'static Published<Self>
+    where
+        Self: Sized;
+
+    /// flowDeleteFn: a context that was associated with a flow for a callout is gone,
+    /// because the flow ended or the context was removed.
+    fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>);
+}
+
 /// The functions of a callout, as safe code. They run at DISPATCH_LEVEL: if the engine
 /// calls at a lower level, the thunks raise it. Below DISPATCH_LEVEL the thread may be
 /// one of the process that sends or receives, whose other threads can suspend it.
 pub trait Handler: 'static {
     /// The state that all callouts share.
-    type Shared: Sync + 'static;
-
-    /// Where the shared state is published. The engine passes no context of the
-    /// callout, and a filter's context belongs to whoever added the filter.
-    fn shared() -> &'static Published<Self::Shared>;
+    type Shared: State;
 
     /// The fast path of classifyFn: returns an action for the common indication,
     /// `None` for any other. The action is the one that [`classify`](Self::classify) would
@@ -42,10 +52,6 @@ pub trait Handler: 'static {
 
     /// classifyFn: returns the action for an indication.
     fn classify(shared: &Self::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Action;
-
-    /// flowDeleteFn: a context that was associated with a flow for this callout is
-    /// gone, because the flow ended or the context was removed.
-    fn flow_deleted(shared: &Self::Shared, context: u64, irql: &Dispatch<'_>);
 }
 
 /// What a callout returns to the engine.
@@ -96,18 +102,25 @@ impl<C: FlowContexts> CalloutRegistration<C> {
         contexts: &C,
         irql: &Passive,
     ) -> Result<Self> {
-        let callout = ffi::FWPS_CALLOUT3 {
-            calloutKey: guid(key),
-            flags: FLAGS,
-            classifyFn: Some(classify_thunk::<H>),
-            notifyFn: Some(notify),
-            flowDeleteFn: if flows { Some(flow_delete_thunk::<H>) } else { None },
-        };
-        Self::register(device, callout, contexts, irql)
+        let delete = if flows { Some(flow_delete_thunk::<H::Shared> as FlowDeleteFn) } else { None };
+        Self::register(device, key, (classify_thunk::<H>, delete), contexts, irql)
     }
 
     #[inline(never)]
-    fn register(device: &Device, mut callout: ffi::FWPS_CALLOUT3, contexts: &C, _: &Passive) -> Result<Self> {
+    fn register(
+        device: &Device,
+        key: Guid,
+        (classify, delete): (ClassifyFn, Option<FlowDeleteFn>),
+        contexts: &C,
+        _: &Passive,
+    ) -> Result<Self> {
+        let mut callout = ffi::FWPS_CALLOUT3 {
+            calloutKey: guid(key),
+            flags: FLAGS,
+            classifyFn: Some(classify),
+            notifyFn: Some(notify),
+            flowDeleteFn: delete,
+        };
         let mut id = 0;
         loop {
             // SAFETY: the device is alive, callout and id are locals, the functions
@@ -168,6 +181,9 @@ type ClassifyFn = unsafe extern "C" fn(
     *mut ffi::FWPS_CLASSIFY_OUT0,
 );
 
+/// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
+type FlowDeleteFn = unsafe extern "C" fn(u16, u32, u64);
+
 /// FWPS_CALLOUT_CLASSIFY_FN3: checks the level and the pointers, asks the handler, and
 /// writes the action once. If the fast path has no answer, [`classify_slow`] is called; if
 /// the IRQL must be raised, [`classify_below`] is.
@@ -201,7 +217,7 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
     // SAFETY: the engine passes structures that live until the return, or NULL.
     let fixed = unsafe { in_fixed_values.as_ref() };
-    let (Some(fixed), Some(shared)) = (fixed, H::shared().get(&irql)) else {
+    let (Some(fixed), Some(shared)) = (fixed, H::Shared::published().get(&irql)) else {
         // The engine shows no values, or the driver has not started or has ended.
         return Action::Continue.apply(out);
     };
@@ -285,10 +301,10 @@ fn permit(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
 }
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
-unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, flow_context: u64) {
+unsafe extern "C" fn flow_delete_thunk<S: State>(_layer: u16, _callout: u32, flow_context: u64) {
     let delete = |irql: &Dispatch<'_>| {
-        if let Some(shared) = H::shared().get(irql) {
-            H::flow_deleted(shared, flow_context, irql);
+        if let Some(shared) = S::published().get(irql) {
+            shared.flow_deleted(flow_context, irql);
         }
     };
     // SAFETY: this is a flowDeleteFn, which runs at IRQL <= DISPATCH_LEVEL

@@ -49,6 +49,24 @@ pub enum FlowData<'a> {
     Lists(Lists<'a>, u64),
 }
 
+impl<'a> FlowData<'a> {
+    /// The packet, if the indication shows a single NET_BUFFER, else the lists. With RSC, URO,
+    /// USO and LSO one NET_BUFFER is many packets. `header`: the bytes with which the data of
+    /// each NET_BUFFER begin and that are not counted.
+    #[inline(always)]
+    pub(super) fn of(buffer: Option<NetBuffer<'a>>, direction: Direction, header: u64) -> Self {
+        let Some(buffer) = buffer else { return Self::Lists(Lists::NONE, 0) };
+        let single = match direction {
+            Direction::Outbound => buffer.single(),
+            Direction::Inbound => buffer.received(),
+        };
+        match single {
+            Some(bytes) => Self::Single(bytes.saturating_sub(header)),
+            None => Self::Lists(buffer.lists(), header),
+        }
+    }
+}
+
 impl Incoming<'_> {
     /// The packet at INBOUND_TRANSPORT_DISCARD, with the TCP flags from its header.
     #[inline(always)]
@@ -120,43 +138,30 @@ impl Incoming<'_> {
     }
 
     /// The packet at INBOUND_IPPACKET_DISCARD, with the protocol and ports of its
-    /// headers: the layer has no fields for them.
+    /// headers: the layer has no fields for them. `None` if they are not contiguous.
     #[inline(always)]
-    pub fn discarded_packet(&self) -> IndicatedPacket<'_, '_> {
-        let contiguous = || {
-            let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
-            self.contiguous_ports(&self.known(positions)?, *direction)
-        };
-        match contiguous() {
-            Some(ports) => self.packet_with(Some(ports)),
-            None => self.packet_with(self.cold_copy().scattered_discarded()),
-        }
+    pub fn discarded_packet(&self) -> Option<IndicatedPacket<'_, '_>> {
+        // Only what arrives is discarded there, so the direction is a constant.
+        let Tracking::Packet(_, positions) = &self.callout().tracking else { return None };
+        let ports = self.contiguous_ports(&self.known(positions)?, Direction::Inbound)?;
+        Some(self.packet_with(Some(ports)))
     }
 
     #[cold]
     #[inline(never)]
     fn scattered_discarded(self) -> Option<ProtocolAndPorts> {
-        let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
-        let ends = self.known(positions)?.ends(*direction)?;
-        self.scattered_packet(ends, *direction).map(protocol_and_ports)
+        let Tracking::Packet(_, positions) = &self.callout().tracking else { return None };
+        let ends = self.known(positions)?.ends(Direction::Inbound)?;
+        self.scattered_packet(ends, Direction::Inbound).map(protocol_and_ports)
     }
 
     /// An ICMP error that is being sent: the packet that it quotes, which it
-    /// answers.
+    /// answers. `None` if its headers are not contiguous.
     #[inline(always)]
-    pub fn quoted(&self) -> IndicatedPacket<'_, '_> {
-        let ports = || {
-            let (buffer, ends) = self.error()?;
-            let contiguous = match buffer.contiguous(0) {
-                Some(bytes) => behind_ip(&AtOffset(bytes, ERROR_HEADER), ends),
-                None => None,
-            };
-            match contiguous {
-                Some(headers) if headers.is_whole() => Some(protocol_and_ports(headers)),
-                _ => scattered_quoted(&buffer, ends),
-            }
-        };
-        self.packet_with(ports())
+    pub fn quoted(&self) -> Option<IndicatedPacket<'_, '_>> {
+        let (buffer, ends) = self.error()?;
+        let headers = behind_ip(&AtOffset(buffer.contiguous(0)?, ERROR_HEADER), ends)?;
+        if headers.is_whole() { Some(self.packet_with(Some(protocol_and_ports(headers)))) } else { None }
     }
 
     /// The NET_BUFFER of an ICMP error, and the addresses of the packet that it
@@ -192,32 +197,15 @@ impl Incoming<'_> {
         .to_packet()
     }
 
-    /// The packet to count for the flow, if the indication shows a single NET_BUFFER, else
-    /// the lists, and the bytes of each header. `None` at layers that do not count. With RSC,
-    /// URO, USO and LSO one NET_BUFFER is many packets.
+    /// What is to be counted for the flow, at layers that count its packets. Outbound the data of each NET_BUFFER start with
+    /// the transport header.
     #[inline(always)]
-    pub fn flow_packet(&self) -> Option<(Direction, FlowData<'_>)> {
-        let direction = self.callout().flow_packets?;
-        let Some(buffer) = self.segment() else { return Some((direction, FlowData::Lists(Lists::NONE, 0))) };
-        let header = self.counted_header(direction);
-        let single = match direction {
-            Direction::Outbound => buffer.single(),
-            Direction::Inbound => buffer.received(),
-        };
-        let data = match single {
-            Some(bytes) => FlowData::Single(bytes.saturating_sub(header)),
-            None => FlowData::Lists(buffer.lists(), header),
-        };
-        Some((direction, data))
-    }
-
-    /// Outbound the data of each NET_BUFFER start with the transport header.
-    #[inline(always)]
-    fn counted_header(&self, direction: Direction) -> u64 {
-        match direction {
-            Direction::Outbound => self.transport_header_size().unwrap_or(0).into(),
+    pub fn flow_data(&self, direction: Direction) -> FlowData<'_> {
+        let header = match direction {
+            Direction::Outbound => self.transport_header_size().unwrap_or(0),
             Direction::Inbound => 0,
-        }
+        };
+        FlowData::of(self.segment(), direction, header.into())
     }
 
     #[inline(always)]
@@ -236,9 +224,15 @@ impl Incoming<'_> {
         let buffer = self.net_buffer()?;
         let at = |back| segment_at(&buffer.scattered(back), known, Some(buffer.length_from(back)), direction);
         let size = self.transport_header_size();
-        let found = places(direction, size, fixed).find_map(at);
-        if found.is_some() || size.is_some() || fixed != Some(TCP_HEADER) {
-            return found;
+        for back in places(direction, size, fixed) {
+            if let Some(back) = back
+                && let Some(found) = at(back)
+            {
+                return Some(found);
+            }
+        }
+        if size.is_some() || fixed != Some(TCP_HEADER) {
+            return None;
         }
         // ALE_FLOW_ESTABLISHED does not say how long the header is, but the header
         // does.
@@ -255,12 +249,15 @@ impl Incoming<'_> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
-        let mut places = places(direction, size, behind_udp);
-        places.find_map(|back| {
-            let headers = behind_ip(&buffer.scattered(back), ends)?;
-            let length = buffer.length_from(back).checked_sub(headers.offset.into());
-            Some(Headers { length, ..headers })
-        })
+        for back in places(direction, size, behind_udp) {
+            if let Some(back) = back
+                && let Some(headers) = behind_ip(&buffer.scattered(back), ends)
+            {
+                let length = buffer.length_from(back).checked_sub(headers.offset.into());
+                return Some(Headers { length, ..headers });
+            }
+        }
+        None
     }
 
     #[inline(always)]
@@ -301,12 +298,11 @@ impl Headers {
 /// How many bytes before the data start a header may begin. Inbound the value of the
 /// metadata comes first, then 0; outbound the other way round. The header's fixed
 /// length comes last.
-fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl Iterator<Item = u32> {
-    let [first, second] = match direction {
-        Direction::Inbound => [size, Some(0)],
-        Direction::Outbound => [Some(0), size],
-    };
-    [first, second, fixed].into_iter().flatten()
+fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> [Option<u32>; 3] {
+    match direction {
+        Direction::Inbound => [size, Some(0), fixed],
+        Direction::Outbound => [Some(0), size, fixed],
+    }
 }
 
 /// A packet's protocol, and its ports if the protocol has them.

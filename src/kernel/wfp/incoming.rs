@@ -119,7 +119,7 @@ impl<'a> Incoming<'a> {
     pub(super) fn icmp(&self) -> Option<Icmp> {
         let fields = self.fields();
         let [kind, code] = match fields.icmp {
-            Some(places) => places.map(Some),
+            Some([kind, code]) => [Some(kind), Some(code)],
             None => [fields.local_port, fields.remote_port],
         };
         let (kind, code) = (self.uint16(kind)?, self.uint16(code)?);

@@ -3,10 +3,13 @@
 use core::ffi::c_void;
 use core::marker::PhantomData;
 
+use super::headers::FlowData;
 use super::incoming::Incoming;
+use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::callouts::{Callout, Pair};
-use crate::logic::layers::Layer;
+use crate::logic::layers::{Layer, Shows, Way};
+use crate::logic::order::Direction;
 
 /// What the engine passed to a classifyFn, after the NULL checks that every callout
 /// needs. Nothing else has been checked.
@@ -73,6 +76,18 @@ impl<'a> Indication<'a> {
     #[inline(always)]
     pub fn is_blocked(&self) -> bool {
         self.out.actionType == ffi::FWP_ACTION_BLOCK
+    }
+
+    /// What is to be counted for the flow, at the layer of callouts that are shown received
+    /// segments.
+    #[inline(always)]
+    pub fn received(&self, Pair { v4, v6 }: Pair) -> Option<FlowData<'a>> {
+        let is_of_layer = self.fixed.layerId == v4.layer_id || self.fixed.layerId == v6.layer_id;
+        let (true, Shows::Segment(Way::In)) = (is_of_layer, v4.layer.shows) else { return None };
+        // SAFETY: the layer shows segments, so layerData is a NET_BUFFER_LIST that lives until
+        // the classify returns, or NULL ("Data Offset Positions").
+        let buffer = unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) };
+        Some(FlowData::of(buffer, Direction::Inbound, 0))
     }
 
     #[inline(always)]

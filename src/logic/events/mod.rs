@@ -117,6 +117,7 @@ macro_rules! events {
             impl Event for $name {
                 const INDEX: usize = EventIndex::$name as usize;
                 const DESCRIPTION: Description = Description {
+                    #[cfg(not(windows))]
                     name: stringify!($name),
                     level: level::$level,
                     keyword: keyword::$keyword,
@@ -261,7 +262,7 @@ events! {
     /// packet, up to the rate limit.
     Silenced: INFORMATION, VERDICTS, 1000 a second => {
         /// The layer (`fwpsk.h`).
-        layer: Text<3> = "Layer",
+        layer: Text = "Layer",
         /// Whether the answer was only counted (`Mode` 1).
         audited: bool = "Audited",
         /// IP protocol; 255 if it could not be read.
@@ -307,7 +308,7 @@ events! {
     /// A callout was called. Written for every classify if `Trace` is 2.
     Classified: VERBOSE, CLASSIFY, 20000 a second => {
         /// The layer (`fwpsk.h`).
-        layer: Text<3> = "Layer",
+        layer: Text = "Layer",
         /// The verdict; docs/EVENTS.md lists them.
         verdict: &'static str = "Verdict",
         /// IP protocol; 255 if the layer has none.
@@ -354,14 +355,14 @@ events! {
     /// coalescing, fragmentation.
     OrderDeviation: WARNING, FLOWS, 100 a second => {
         /// The layer at which it was found (`fwpsk.h`).
-        layer: Text<3> = "Layer",
+        layer: Text = "Layer",
         /// The engine's handle of the flow, as in `FlowEnded`; 0 if there is no flow
         /// yet.
         flow: Hex = "Flow",
         /// The layer that was expected, without the family; empty if none was.
-        expected: Text<2> = "Expected",
+        expected: Text = "Expected",
         /// The layer that came instead, without the family; empty if none did.
-        seen: Text<2> = "Seen",
+        seen: Text = "Seen",
         /// IP protocol; 255 if the layer has none.
         protocol: u8 = "Protocol",
         /// Local address and port, if the layer has them.
@@ -396,7 +397,7 @@ events! {
     /// before `Counters`.
     LayerCounters: VERBOSE, COUNTERS => {
         /// The layer (`fwpsk.h`).
-        layer: Text<3> = "Layer",
+        layer: Text = "Layer",
         /// How many indications got each verdict.
         verdicts: Counts = "Verdicts",
     }

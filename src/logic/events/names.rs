@@ -130,10 +130,10 @@ pub const fn module(module: Module) -> &'static str {
 }
 
 /// The name of a layer; empty for `None`.
-pub fn layer_name(layer_name: Option<LayerIndex>) -> Text<2> {
+pub fn layer_name(layer_name: Option<LayerIndex>) -> Text {
     let is_discard = layer_name.is_some_and(LayerIndex::is_discard);
     let layer = layer_name.and_then(LayerIndex::layer);
-    Text([layer.map_or("", |layer| layer.name), if is_discard { "_DISCARD" } else { "" }])
+    Text([layer.map_or("", |layer| layer.name), "", if is_discard { "_DISCARD" } else { "" }])
 }
 
 /// The names of the reasons for a refusal, by number; no reason has 0.

@@ -155,7 +155,7 @@ fn the_largest_values_fit() {
         reason: 1,
         technique: "Maimon",
     });
-    let two = Text(["ALE_RESOURCE_ASSIGNMENT", "_DISCARD"]);
+    let two = Text(["ALE_RESOURCE_ASSIGNMENT", "", "_DISCARD"]);
     let (local, remote) = (socket, socket);
     fits(OrderDeviation { layer, flow: Hex(1), expected: two, seen: two, protocol: 6, local, remote });
 }

@@ -90,8 +90,10 @@ impl FlowAllocator {
     }
 
     /// The flow that a key leads to; `None` if it has ended.
+    #[inline(always)]
     pub fn flow(records: &[Flow], key: FlowKey) -> Option<&Flow> {
-        records.get(key.index()).filter(|flow| flow.word().is_live(key.generation()))
+        let flow = records.get(key.index())?;
+        if flow.word().is_live(key.generation()) { Some(flow) } else { None }
     }
 
     /// Counts in the record, where no slot can be used.

@@ -68,6 +68,7 @@ impl Word {
     }
 
     /// Whether this is the live flow of a generation.
+    #[inline(always)]
     pub(super) fn is_live(self, generation: u32) -> bool {
         self.generation() == generation && generation >= FIRST && self.is_taken() && self.has_contexts()
     }

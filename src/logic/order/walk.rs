@@ -98,6 +98,7 @@ impl Walk {
     /// The rows on which the next walk with this mark may begin here, if this one
     /// can be over. Any call may follow a call. Another packet with the same mark
     /// has the same direction, and its walk begins at the first layer that shows it.
+    #[inline(always)]
     fn rows_of_next_walk(self, layer: OrderLayer, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;

@@ -99,17 +99,6 @@ impl Technique {
         }
     }
 
-    /// The technique of a packet, if only its protocol is known.
-    #[cold]
-    #[inline(never)]
-    pub const fn of_protocol(protocol: Option<u8>) -> Option<Self> {
-        match protocol {
-            Some(TCP) => Some(Self::Other),
-            Some(UDP) => Some(Self::Udp),
-            _ => None,
-        }
-    }
-
     /// The technique of a segment. `None` for a reset. The flags of ECN (RFC 3168,
     /// 6.1.1) come with any SYN and make no difference.
     #[inline(always)]

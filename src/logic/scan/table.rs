@@ -74,13 +74,8 @@ impl Encounter {
     /// packet.
     #[inline(always)]
     pub fn of(packet: &impl PacketView) -> Option<Self> {
-        Self::with(packet, Technique::of(packet))
-    }
-
-    /// As `of`, for a caller that knows the technique.
-    #[inline(always)]
-    pub fn with(packet: &impl PacketView, technique: Option<Technique>) -> Option<Self> {
-        Some(Self { remote: packet.remote()?, port: packet.local_port()?, technique: technique? })
+        let (remote, port) = (packet.remote()?, packet.local_port()?);
+        Some(Self { remote, port, technique: Technique::of(packet)? })
     }
 }
 

@@ -29,6 +29,9 @@ impl Rules {
     /// exemptions, and without `AnswerExempt`.
     pub const WHOLE: u16 = !(LISTS | PERMITS);
 
+    /// The bit that says whether echo requests are decided about.
+    pub const ECHO: u16 = ECHO;
+
     /// The rules of a policy, with or without lists of exemptions.
     pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);

@@ -96,8 +96,10 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
         ("INBOUND_IPPACKET", true, 343),
-        ("OUTBOUND_ICMP_ERROR", false, 327),
-        ("INBOUND_TRANSPORT", false, 63),
+        ("OUTBOUND_ICMP_ERROR", false, 285),
+        // One copy of the code counts for the flows of both families, before anything else
+        // is looked at.
+        ("INBOUND_TRANSPORT", false, 64),
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {
@@ -140,8 +142,9 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
         // If the policy with the prefixes were refused, the SYN would take the fast path. Nine
-        // instructions compare the compartment and the type of the destination.
-        assert!((400.0..=524.0).contains(&stepped) || !name.contains("exempt"), "{name}: {stepped}");
+        // instructions compare the compartment and the type of the destination, and four the
+        // port with the dynamic ones.
+        assert!((400.0..=528.0).contains(&stepped) || !name.contains("exempt"), "{name}: {stepped}");
         assert!(native <= 226.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
@@ -176,7 +179,8 @@ fn an_event_that_is_written_takes_one_lock() {
         let cost = at(&stage, &layer, &Subject::syn(family), Irql::DISPATCH);
         assert!(session.take().iter().any(|event| event.name == "Silenced"));
         drop(session);
-        assert!(cost.instructions <= quiet.instructions + 2250, "{cost:#?}");
+        // One instruction clears the memory for the values, and counts as 96 steps.
+        assert!(cost.instructions <= quiet.instructions + 2280, "{cost:#?}");
         assert_eq!((cost.locked, cost.shared_writes), (1, 1), "{cost:#?}");
         assert!(cost.places.iter().all(|place| place.contains("logic::rate")), "{:?}", cost.places);
         assert_eq!(cost.exports.get("EtwWriteTransfer"), Some(&1), "{:?}", cost.exports);

@@ -126,15 +126,17 @@ impl<'a> Ties<'a> {
     /// Takes in what passes a layer.
     pub fn see(&self, passing: &Passing, now: impl Fn() -> u64) -> Told {
         let seen = Some(passing.layer);
-        let is_scattered = self.common.has(SECURED | FORWARDS);
+        // If the IP layers show packets encrypted, or those of others, only the
+        // layers above are compared.
+        let ip = !self.common.has(SECURED | FORWARDS);
         let (of_endpoint, of_calls) = self.of_endpoint(passing, &now);
         let (of_pair, of_packets) = match passing.pair {
             0 => (None, false),
-            _ => self.of_pair(passing, &now),
+            _ => self.of_pair(passing, ip, &now),
         };
         let (missing, scattered) = (of_endpoint.or(of_pair), of_calls || of_packets);
         let deviation = missing.map(|expected| Deviation { expected, seen });
-        Told { deviation, scattered: scattered || is_scattered }
+        Told { deviation, scattered: scattered || !ip }
     }
 
     /// The ICMP errors port and protocol unreachable to one address: discarded, made,
@@ -154,7 +156,7 @@ impl<'a> Ties<'a> {
         };
         tie.mark(mark);
         let is_missing = before & (BEGUN | UNCLEAR) == BEGUN && before & due != due && due != 0;
-        let is_missing = is_missing && !found.is_evicted();
+        let is_missing = !found.leave() && is_missing;
         is_missing.then_some(Deviation { expected: Some(expected), seen: Some(layer) })
     }
 
@@ -163,25 +165,27 @@ impl<'a> Ties<'a> {
     fn of_endpoint(&self, passing: &Passing, now: &impl Fn() -> u64) -> (Option<Missing>, bool) {
         let [own, parent] = passing.endpoints;
         let is_call = passing.kinds == Kinds::CALL || passing.layer == CONNECT;
-        let found = match passing.layer {
-            ACCEPT if passing.protocol == TCP => self.find(parent),
-            _ if is_call && own != 0 => self.enter(own, now),
-            ACCEPT | OUT | ESTABLISHED => self.find(own),
-            _ => None,
+        let (key, makes) = match passing.layer {
+            ACCEPT if passing.protocol == TCP => (parent, false),
+            _ if is_call => (own, true),
+            ACCEPT | OUT | ESTABLISHED => (own, false),
+            _ => return (None, false),
         };
-        let Some(found @ Found { tie, is_new, .. }) = &found else { return (None, false) };
-        if *is_new && !matches!(passing.layer, BIND_REDIRECT | ASSIGNMENT) {
+        let found = if makes && key != 0 { self.enter(key, now) } else { self.find(key) };
+        let Some(found) = found else { return (None, false) };
+        let Found { tie, is_new, .. } = found;
+        if is_new && !matches!(passing.layer, BIND_REDIRECT | ASSIGNMENT) {
             // It was bound before the check, or forgotten.
             tie.mark_only(UNCLEAR);
         }
         let [latest, ..] = &tie.processors;
         let scattered = is_call && tie.moves(latest, passing.processor);
-        let missing = tie.of_endpoint(passing, *is_new);
+        let missing = tie.of_endpoint(passing, is_new);
         self::told(found, missing.map(Some), scattered)
     }
 
     /// What a connection or a flow of datagrams must have passed.
-    fn of_pair(&self, passing: &Passing, now: &impl Fn() -> u64) -> (Option<Missing>, bool) {
+    fn of_pair(&self, passing: &Passing, ip: bool, now: &impl Fn() -> u64) -> (Option<Missing>, bool) {
         let Passing { layer, .. } = *passing;
         let found = match layer {
             IN_IP | IN | IN_DISCARD | IN_IP_DISCARD | OUT | OUT_IP | ACCEPT | CONNECT => {
@@ -199,9 +203,6 @@ impl<'a> Ties<'a> {
         }
         let before = tie.marks.load(Ordering::Acquire);
         let scattered = tie.is_scattered(passing);
-        // If the IP layers show packets encrypted, or those of others, only the
-        // layers above are compared.
-        let ip = !self.common.has(SECURED | FORWARDS);
         let missing = match passing.protocol {
             TCP => tie.of_connection(passing, before, found.is_new, ip),
             _ => tie.of_datagrams(passing, before, found.is_new, ip),
@@ -209,15 +210,16 @@ impl<'a> Ties<'a> {
         if layer == ACCEPT && !passing.is_unauthorized {
             tie.mark_only(AUTHORIZED_ELSEWHERE);
         }
-        self::told(&found, missing, scattered)
+        self::told(found, missing, scattered)
     }
 }
 
 /// What a tie tells: what is missing, if its beginning was seen and everything about it
 /// is understood, and whether it is scattered. A tie that was evicted meanwhile tells
 /// nothing: what was read may be of another.
-fn told(found: &Found<'_>, missing: Option<Missing>, scattered: bool) -> (Option<Missing>, bool) {
+#[inline(always)]
+fn told(found: Found<'_>, missing: Option<Missing>, scattered: bool) -> (Option<Missing>, bool) {
     let is_clear = found.tie.marks.load(Ordering::Relaxed) & (BEGUN | UNCLEAR) == BEGUN;
-    let is_evicted = found.is_evicted();
+    let is_evicted = found.leave();
     (missing.filter(|_| is_clear && !is_evicted), scattered || is_evicted)
 }

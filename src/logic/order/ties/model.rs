@@ -39,17 +39,19 @@ impl Table {
         let table = Self::new();
         if let Some(found) = table.ties().enter(OLD, &|| SETTLED_MS.into()) {
             prepare(found.tie);
+            let _evicted = found.leave();
         }
         for key in [100, 101, 102] {
-            drop(table.ties().enter(key, &|| LATER));
+            let _left = table.ties().enter(key, &|| LATER).map(|found| found.leave());
         }
         table
     }
 
     /// Makes the tie of [`NEW`] in the place of that of [`OLD`].
     fn evict(&self) {
-        let evicted = self.ties().enter(NEW, &|| LATER);
-        assert!(evicted.is_some_and(|found| found.is_new), "the oldest tie is evicted");
+        let evicted = self.ties().enter(NEW, &|| LATER).expect("the oldest tie is evicted");
+        assert!(evicted.is_new);
+        let _evicted_again = evicted.leave();
     }
 
     fn ties(&self) -> Ties<'_> {
@@ -86,7 +88,7 @@ const ADDITIONS: [Add; 3] = [
 /// A processor adds something to the tie of a connection, while another one evicts this
 /// tie for a new connection. If the new tie got it, it must be unclear. `leave`: what is
 /// done at the end of the use.
-fn evicted_while_used(add: Add, leave: fn(Found<'_>)) {
+fn evicted_while_used(add: Add, leave: fn(Found<'_>) -> bool) {
     check(move || {
         let table = Table::full(|tie| {
             tie.mark_only(SYN_OUT);
@@ -98,7 +100,7 @@ fn evicted_while_used(add: Add, leave: fn(Found<'_>)) {
             let found = there.ties().find(OLD);
             found.is_some_and(|found| {
                 let was_cleared = add(found.tie);
-                leave(found);
+                let _evicted = leave(found);
                 was_cleared
             })
         });
@@ -112,19 +114,19 @@ fn evicted_while_used(add: Add, leave: fn(Found<'_>)) {
 
 #[test]
 fn what_is_added_to_an_evicted_tie_makes_the_next_one_unclear() {
-    ADDITIONS.into_iter().for_each(|add| evicted_while_used(add, |found| drop(found)));
+    ADDITIONS.into_iter().for_each(|add| evicted_while_used(add, |found| found.leave()));
 }
 
 #[test]
 #[should_panic]
 fn without_a_look_at_the_key_the_next_tie_has_numbers_of_another() {
-    evicted_while_used(ADDITIONS[0], |found| std::mem::forget(found));
+    evicted_while_used(ADDITIONS[0], |_| false);
 }
 
 #[test]
 #[should_panic]
 fn without_release_the_look_at_the_key_comes_too_early() {
-    without_fences(Ordering::Release, || evicted_while_used(ADDITIONS[0], |found| drop(found)));
+    without_fences(Ordering::Release, || evicted_while_used(ADDITIONS[0], |found| found.leave()));
 }
 
 /// A SYN for a listening endpoint.
@@ -175,7 +177,9 @@ fn without_a_look_at_the_key_an_evicted_tie_tells_what_another_lacks() {
 fn made_twice() {
     check(|| {
         let table = Table::new();
-        let make = |table: &Table| drop(table.ties().enter(NEW, &|| SETTLED_MS.into()));
+        let make = |table: &Table| {
+            let _evicted = table.ties().enter(NEW, &|| SETTLED_MS.into()).map(|found| found.leave());
+        };
         let there = table.clone();
         let other = thread::spawn(move || make(&there));
         make(&table);

@@ -66,7 +66,7 @@ impl Common {
     }
 }
 
-/// A found or new tie.
+/// A found or new tie. To be left when its use ends.
 pub(super) struct Found<'a> {
     pub(super) tie: &'a Tie,
     pub(super) key: &'a AtomicU64,
@@ -75,22 +75,21 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Whether another processor has evicted the tie since it was found. Whoever has read
-    /// something that [`Ties::make`] wrote meanwhile also reads the new key here.
-    pub(super) fn is_evicted(&self) -> bool {
+    /// Ends the use of the tie. Returns whether another processor has evicted it since it
+    /// was found: then nothing that was read counts, and what was added to it belongs to
+    /// another.
+    ///
+    /// Marks and numbers are added by read-modify-writes. Whoever has read something that
+    /// [`Ties::make`] wrote meanwhile, or has added something after it, also reads the new
+    /// key here.
+    #[must_use]
+    pub(super) fn leave(self) -> bool {
         fence(Ordering::Acquire);
-        self.key.load(Ordering::Relaxed) != self.wanted
-    }
-}
-
-impl Drop for Found<'_> {
-    /// If the tie was evicted meanwhile, what was added to it belongs to another. Marks and
-    /// numbers are added by read-modify-writes. If one of them came after the eviction, it
-    /// has read what [`Ties::make`] wrote, so the tie counts as evicted here.
-    fn drop(&mut self) {
-        if self.is_evicted() {
-            self.tie.mark(UNCLEAR);
+        let is_evicted = self.key.load(Ordering::Relaxed) != self.wanted;
+        if is_evicted {
+            self.tie.mark_only(UNCLEAR);
         }
+        is_evicted
     }
 }
 
@@ -104,6 +103,7 @@ impl<'a> Ties<'a> {
         key.wrapping_add(u64::from(self.check)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20) | 2
     }
 
+    #[inline(always)]
     pub(super) fn find(&self, key: u64) -> Option<Found<'a>> {
         if key == 0 {
             return None;

@@ -29,19 +29,15 @@ impl Tie {
             _ => 0,
         };
         let before = self.mark(mark);
-        let first = |needed: &[(u32, LayerIndex)]| {
-            needed.iter().find(|(mark, _)| before & mark == 0).map(|(_, layer)| *layer)
-        };
-        const TO_CONNECT: [(u32, LayerIndex); 2] =
-            [(BOUND, ASSIGNMENT), (CONNECT_REDIRECTED, CONNECT_REDIRECT)];
+        let due = |mark: u32, layer: LayerIndex| if before & mark == 0 { Some(layer) } else { None };
         match passing.layer {
             // Promiscuous mode of a raw socket is shown here, too ("ALE Layers").
             ASSIGNMENT if is_new && matches!(passing.protocol, TCP | UDP) => Some(BIND_REDIRECT),
-            LISTEN | CONNECT_REDIRECT => first(&[(BOUND, ASSIGNMENT)]),
-            CONNECT if mark != 0 => first(&TO_CONNECT),
+            LISTEN | CONNECT_REDIRECT => due(BOUND, ASSIGNMENT),
+            CONNECT if mark != 0 => due(BOUND, ASSIGNMENT).or(due(CONNECT_REDIRECTED, CONNECT_REDIRECT)),
             ACCEPT if passing.reauthorizes => None,
-            ACCEPT if passing.protocol == TCP => first(&[(BOUND, ASSIGNMENT), (LISTENING, LISTEN)]),
-            ACCEPT => first(&[(BOUND, ASSIGNMENT)]),
+            ACCEPT if passing.protocol == TCP => due(BOUND, ASSIGNMENT).or(due(LISTENING, LISTEN)),
+            ACCEPT => due(BOUND, ASSIGNMENT),
             OUT if passing.kinds != Kinds::SYN => None,
             ESTABLISHED if passing.protocol == TCP || passing.direction == Direction::Inbound => None,
             // The first packet comes behind the call that it belongs to.

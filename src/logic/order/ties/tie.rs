@@ -108,7 +108,8 @@ impl Tie {
             let number = processor.load(Ordering::Relaxed);
             number != 0 && number != passing.processor
         };
-        let differs = of_way.into_iter().any(is_other);
+        let [one, other] = of_way;
+        let differs = is_other(one) || is_other(other);
         if let Some(here) = here
             && here.load(Ordering::Relaxed) != passing.processor
         {
