@@ -4,13 +4,14 @@
 //! Planted drivers show that the sweep finds faults.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lab::hushport::Hushport;
 use lab::setup::{self, Target};
 use machine::faults::{FALLIBLE, INFALLIBLE, Mode, Plan};
 use machine::image::{ImportName, PeFile};
-use machine::sweep::{Baseline, Bfe, Case, Extent, Sweep, Variant, live};
+use machine::sweep::{Baseline, Bfe, Case, Extent, Life, Sweep, Variant, live};
 
 const SEED: u64 = 1;
 /// Each run waits for BFE and for busy callouts. More jobs than processors end
@@ -36,6 +37,22 @@ fn imports(file: &PeFile) -> BTreeSet<String> {
         ImportName::Ordinal(_) => None,
     });
     names.collect()
+}
+
+/// Makes these runs, [`JOBS`] at a time.
+fn live_all(file: &Arc<PeFile>, baseline: &Baseline, cases: &[Case]) -> Vec<(Case, Life)> {
+    let (next, lives) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..JOBS {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let life = live(&Hushport, file, baseline, *case);
+                    lives.lock().unwrap().push((*case, life));
+                }
+            });
+        }
+    });
+    lives.into_inner().unwrap()
 }
 
 /// The functions whose failure the driver did not survive, and the reports.
@@ -72,11 +89,14 @@ fn the_driver_bears_every_failure() {
 /// all runs.
 #[test]
 fn a_suspended_thread_of_a_user_holds_up_nothing() {
-    let (file, failure) = (hushport(), FALLIBLE[0].failures[0]);
+    let (file, failure, variant) = (hushport(), FALLIBLE[0].failures[0], Variant::Suspended);
+    let baseline = Baseline::of(&Hushport, &file, variant, Bfe::Running);
+    assert!(baseline.problems.is_empty(), "{:?}", baseline.problems);
+    // One after the other: the driver follows its configuration on the host's clock.
     for nth in 1..=64 {
         let plan = Plan { nth, mode: Mode::Once, failure, seed: SEED };
-        let case = Case { variant: Variant::Suspended, bfe: Bfe::Running, plan };
-        let life = Sweep::only(&Hushport, &file, case);
+        let case = Case { variant, bfe: Bfe::Running, plan };
+        let life = live(&Hushport, &file, &baseline, case);
         assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
     }
 }
@@ -92,11 +112,15 @@ fn a_start_that_fails_with_an_open_flow_leaves_nothing() {
     assert!(baseline.problems.is_empty(), "{:?}", baseline.problems);
     let mut refused = 0;
     let failing = Extent::Loops.of(&baseline.calls, SEED);
-    for before in &failing {
+    let case = |before: &usize| {
         let failure = FALLIBLE[baseline.calls[*before]].failures[0];
         let plan = Plan { nth: before + 1, mode: Mode::Once, failure, seed: SEED };
-        let case = Case { variant, bfe: Bfe::Running, plan };
-        let life = live(&Hushport, &file, &baseline, case);
+        Case { variant, bfe: Bfe::Running, plan }
+    };
+    let cases: Vec<_> = failing.iter().map(case).collect();
+    let lives = live_all(&file, &baseline, &cases);
+    assert_eq!(lives.len(), failing.len());
+    for (case, life) in lives {
         assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
         refused += usize::from(life.refused.is_some());
     }
