@@ -10,13 +10,12 @@ mod parts;
 mod promise;
 mod surroundings;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use host::RestlessHost;
-use machine::image::PeFile;
+use machine::image::{Next, PeFile, Step};
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Kernel, LeakReport, Options, Stop, parameters_key};
 use machine::schedule::{self, Log, Random, Scheduling, Thread};
@@ -137,9 +136,9 @@ impl Stage {
         let steps = self.fine && self.classifies.fetch_add(1, Ordering::Relaxed).is_multiple_of(STEPPED);
         self.kernel.on_processor(processor, level, |kernel| match steps {
             true => {
-                let note = |offset| {
-                    schedule::note("instruction", offset);
-                    ControlFlow::Continue(())
+                let note = |step: Step| {
+                    schedule::note("instruction", step.address);
+                    Next::Instruction
                 };
                 kernel.stepwise(note, f)
             }

@@ -1,11 +1,10 @@
 //! An MDL's flags are read before its address, which is valid only under the flags.
 
-use std::ops::ControlFlow;
-
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
 use lab::setup::{self, Target};
 use lab::traffic::Family;
+use machine::image::Next;
 use machine::nt::fwp::prepared;
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, MdlMapping, Options};
@@ -32,10 +31,10 @@ fn an_mdl_may_be_mapped_at_any_instruction() {
                 let before = |_| {
                     if at == Some(executed) {
                         call.set_mapped(true);
-                        return ControlFlow::Break(());
+                        return Next::Nowhere;
                     }
                     executed += 1;
-                    ControlFlow::Continue(())
+                    Next::Instruction
                 };
                 let run = |kernel: &machine::nt::Kernel| {
                     kernel.stepwise(before, || prepared::run(kernel, &[&call], 1, 0))

@@ -1,13 +1,13 @@
 //! Scheduled threads, which can be stopped before any driver instruction.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lab::hushport;
 use machine::Machine;
+use machine::image::{Next, Step};
 use machine::nt::{Irql, Kernel, Options};
 use machine::schedule::{Bell, Scheduling, Thread, Waited};
 use machine::wfp::{self, Engine};
@@ -180,6 +180,25 @@ impl Actor {
     }
 }
 
+/// The way of a call through the driver: how many instructions it has executed, of those that
+/// count, whenever it enters the driver, at its start and after each call of the kernel.
+///
+/// A thread that goes it again runs at full speed up to the last entry before its stop,
+/// because a step takes thousands of times as long as an instruction.
+#[derive(Debug, Default)]
+pub struct Way(Vec<u64>);
+
+impl Way {
+    /// An entry from which a thread comes to an instruction, and how many instructions that
+    /// count there are between. `None` if the way is not known.
+    fn to(&self, number: u64) -> Option<(usize, u64)> {
+        let last = *self.0.iter().rev().find(|entry| **entry <= number)?;
+        // Of several without an instruction between that counts it is the first.
+        let entries = self.0.partition_point(|entry| *entry < last) + 1;
+        Some((entries, number - last))
+    }
+}
+
 /// The place at which a thread stops in the driver.
 #[derive(Default)]
 pub struct Stop {
@@ -188,6 +207,8 @@ pub struct Stop {
     executed: AtomicU64,
     /// Numbers of the instructions that called the kernel, if no stop was set.
     calls: Mutex<Vec<u64>>,
+    /// The way of the last call without a stop.
+    way: Mutex<Arc<Way>>,
     /// Whether only instructions count before which another thread can suspend this one.
     suspends: AtomicBool,
     /// How many of these the last call has come to.
@@ -200,12 +221,23 @@ pub struct Stop {
 pub const NOWHERE: u64 = u64::MAX;
 
 impl Stop {
+    /// A stop of a thread that goes a way again. If the way is not known, all instructions
+    /// up to the stop are steps.
+    pub fn along(way: &Arc<Way>) -> Arc<Self> {
+        Arc::new(Self { way: Mutex::new(Arc::clone(way)), ..Self::default() })
+    }
+
     /// A stop only where another thread can suspend the one that comes there; only such
     /// instructions count.
-    pub fn suspension() -> Arc<Self> {
-        let stop = Self::default();
+    pub fn suspension(way: &Arc<Way>) -> Arc<Self> {
+        let stop = Self::along(way);
         stop.suspends.store(true, Ordering::SeqCst);
-        Arc::new(stop)
+        stop
+    }
+
+    /// The way of the last call without a stop.
+    pub fn way(&self) -> Arc<Way> {
+        Arc::clone(&self.way.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set(&self, at: u64) {
@@ -248,28 +280,40 @@ impl Stop {
             || kernel.calls().iter().filter(|(name, _)| counts(name)).map(|(_, count)| count).sum::<u64>();
         let mut calls = calls_so_far();
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let before = |_| {
-            let mut flow = ControlFlow::Continue(());
-            if self.at.load(Ordering::SeqCst) == NOWHERE {
+        let (at, suspends) = (self.at.load(Ordering::SeqCst), self.suspends.load(Ordering::SeqCst));
+        let place = if at == NOWHERE { None } else { self.way().to(at) };
+        let (mut way, mut counted, mut entries) = (Vec::new(), 0, 0);
+        let before = |step: Step| {
+            if step.enters {
+                way.push(counted);
+                entries += 1;
+            }
+            if place.is_some_and(|(passed, _)| entries < passed) {
+                return Next::Return;
+            }
+            if at == NOWHERE {
                 let before = std::mem::replace(&mut calls, calls_so_far());
                 let last = self.executed().checked_sub(1).filter(|_| before != calls);
                 self.calls.lock().unwrap_or_else(PoisonError::into_inner).extend(last);
             }
-            let mut number = self.executed.fetch_add(1, Ordering::SeqCst);
-            if self.suspends.load(Ordering::SeqCst) {
-                if !kernel.can_suspend_thread() {
-                    return flow;
-                }
-                number = self.suspendable.fetch_add(1, Ordering::SeqCst);
+            self.executed.fetch_add(1, Ordering::SeqCst);
+            if suspends && !kernel.can_suspend_thread() {
+                return Next::Instruction;
             }
-            if number == self.at.load(Ordering::SeqCst) {
-                self.stopped.store(true, Ordering::SeqCst);
-                bell.ring();
-                let _gone_on = wait(bell, "to go on", || self.released.load(Ordering::SeqCst));
-                flow = ControlFlow::Break(());
+            let is_there = counted == place.map_or(at, |(_, between)| between);
+            counted += 1;
+            self.suspendable.store(counted, Ordering::SeqCst);
+            if !is_there {
+                return Next::Instruction;
             }
-            flow
+            self.stopped.store(true, Ordering::SeqCst);
+            bell.ring();
+            let _gone_on = wait(bell, "to go on", || self.released.load(Ordering::SeqCst));
+            Next::Nowhere
         };
         kernel.on_processor(processor, irql, |kernel| kernel.stepwise(before, call));
+        if at == NOWHERE {
+            *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Way(way));
+        }
     }
 }

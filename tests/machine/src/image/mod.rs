@@ -81,7 +81,7 @@ pub use running::{Running, running};
 pub use seh::{Fault, Raised, Raises, c_specific_handler, raise, register_raises, unwind_to};
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
-pub use stepping::stepping;
+pub use stepping::{Next, Step, stepping};
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind, name_of_missing};
 pub use unwind::{Bytes as UnwindBytes, unwinder};

@@ -4,7 +4,6 @@
 //! work there, it must do it in every other run as soon as nothing fails any more.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::Scope;
@@ -14,7 +13,7 @@ use super::foreign_filters::{leave_behind, objects_of, open_flow};
 use super::{Case, Expectations};
 use crate::assembly::{Machine, StartError};
 use crate::faults::{FALLIBLE, Injection, Plan};
-use crate::image::PeFile;
+use crate::image::{Next, PeFile};
 use crate::nt::{Irql, Options, RunningCallbacks, Trace};
 use crate::status::Status;
 use crate::wfp::{self, BfeState, Change, DisplayData, Objects, RunningCalls, Session};
@@ -380,7 +379,7 @@ impl<'a> Living<'a> {
             let before = |_| {
                 if !kernel.can_suspend_thread() || passed < at {
                     passed += usize::from(kernel.can_suspend_thread());
-                    return ControlFlow::Continue(());
+                    return Next::Instruction;
                 }
                 let _told = reached.send(());
                 let end = Instant::now() + SUSPENDED;
@@ -391,7 +390,7 @@ impl<'a> Living<'a> {
                     }
                     std::thread::sleep(POLL);
                 }
-                ControlFlow::Break(())
+                Next::Nowhere
             };
             let _whatever = kernel.stepwise(before, || expected.works(&engine));
             let _told = reached.send(());

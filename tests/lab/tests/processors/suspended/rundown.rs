@@ -1,10 +1,10 @@
 //! A session asks for the driver's state while the driver reads the registry.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use machine::etw::Enable;
+use machine::image::Next;
 use machine::nt::Options;
 use machine::nt::registry::RegistryValue;
 
@@ -27,7 +27,7 @@ fn a_refused_value_is_reported_while_the_registry_is_read_again() {
         let halt = Arc::<Halt>::default();
         let (kernel, bell, here) = (Arc::downgrade(&play.kernel), play.bell(), Arc::clone(&halt));
         let before = move |_| {
-            let Some(kernel) = kernel.upgrade() else { return ControlFlow::Continue(()) };
+            let Some(kernel) = kernel.upgrade() else { return Next::Nowhere };
             let change = here.change.load(Ordering::SeqCst);
             let read = kernel.last_reading_of(lab::hushport::SERVICE, "Mode");
             if change != 0 && read.is_some_and(|read| read.change >= change) {
@@ -37,7 +37,8 @@ fn a_refused_value_is_reported_while_the_registry_is_read_again() {
                 let goes_on = || here.released.load(Ordering::SeqCst);
                 let _goes_on = bell.wait(&|| "the release".to_owned(), None, goes_on);
             }
-            ControlFlow::Continue(())
+            // Only a call of the kernel reads a value.
+            Next::Return
         };
         play.kernel.step_driver_threads(Some(Arc::new(before)));
         machine.set_value("ExemptPorts", RegistryValue::multi_sz(["ssh"]));

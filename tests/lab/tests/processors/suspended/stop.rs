@@ -16,7 +16,7 @@ use machine::nt::{Irql, Kernel, Options, RunningCallbacks};
 use machine::schedule;
 use machine::wfp::{self, BfeState, Engine, FlowHandle, RunningCalls};
 
-use super::super::actors::{NOWHERE, Play, Stop, play, play_with};
+use super::super::actors::{NOWHERE, Play, Stop, Way, play, play_with};
 use super::super::stage::{file, seeds};
 
 /// ACK (RFC 9293, 3.1): it ends a handshake.
@@ -128,8 +128,14 @@ impl Callbacks {
 }
 
 /// Stops the driver while threads are stopped at these instructions of an act, one
-/// thread at each. Returns the places of the last act if it was not stopped.
-fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
+/// thread at each. Returns the places of the last act if it was not stopped, and its way.
+fn stop_during(
+    callbacks: Callbacks,
+    act: Act,
+    irql: Irql,
+    ats: &[u64],
+    way: &Arc<Way>,
+) -> (BTreeSet<u64>, Arc<Way>) {
     let at_which = Mutex::default();
     let (kernel, engine) = callbacks.options();
     play_with(kernel, engine, ats[0], ats.len() + 1, |mut machine, play| {
@@ -142,7 +148,7 @@ fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTree
         if !matches!(act, Act::Begin(_)) {
             flows.iter().for_each(|flow| begin(&play.engine, Family::V4, *flow));
         }
-        let stops: Vec<_> = acting.iter().map(|_| Arc::<Stop>::default()).collect();
+        let stops: Vec<_> = acting.iter().map(|_| Stop::along(way)).collect();
         // The unload runs on processor 0.
         for (number, ((actor, stop), (at, flow))) in
             acting.iter().zip(&stops).zip(ats.iter().zip(&flows)).enumerate()
@@ -160,7 +166,8 @@ fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTree
             play.let_others_run(1);
         }
         play.actors.iter().for_each(|actor| play.join(actor));
-        *at_which.lock().unwrap() = stops.last().map(|stop| stop.places(places(8))).unwrap_or_default();
+        let found = stops.last().map(|stop| (stop.places(places(8)), stop.way()));
+        *at_which.lock().unwrap() = found.unwrap_or_default();
         drop(session);
         flows.iter().for_each(|flow| play.engine.flow_end(*flow));
         if let Some(left) = left.lock().unwrap().take() {
@@ -173,10 +180,11 @@ fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTree
 fn stop_around(callbacks: Callbacks, acts: &[Act]) {
     for act in acts {
         for irql in act.levels() {
-            let ats: Vec<_> = stop_during(callbacks, *act, *irql, &[NOWHERE]).into_iter().collect();
+            let (ats, way) = stop_during(callbacks, *act, *irql, &[NOWHERE], &Arc::default());
+            let ats: Vec<_> = ats.into_iter().collect();
             assert!(ats.len() > 5, "{act:?} at {irql}: {ats:?}");
             for ats in ats.chunks(act.threads(*irql)) {
-                stop_during(callbacks, *act, *irql, ats);
+                stop_during(callbacks, *act, *irql, ats, &way);
             }
         }
     }

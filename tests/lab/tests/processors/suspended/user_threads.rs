@@ -16,7 +16,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, Kernel, Options, RunningCallbacks, parameters_key};
 use machine::wfp::{self, Engine, FlowHandle, RunningCalls};
 
-use super::super::actors::{NOWHERE, Play, Stop, play_with};
+use super::super::actors::{NOWHERE, Play, Stop, Way, play_with};
 use super::super::stage::file;
 
 /// The two policies differ in whether this port is exempt.
@@ -135,27 +135,27 @@ fn played(threads: usize, lead: impl FnOnce(machine::Machine, &Play) + Send) {
 }
 
 /// The instructions before which a thread can be suspended in an act, counted among these
-/// only.
-fn places(act: Act) -> Vec<u64> {
-    let found = Mutex::new(0);
+/// only, and the way to them.
+fn places(act: Act) -> (Vec<u64>, Arc<Way>) {
+    let found = Mutex::default();
     played(1, |mut machine, play| {
-        let stop = Stop::suspension();
+        let stop = Stop::suspension(&Arc::default());
         let flow = act.flow(&play.engine);
         play.stop_in(&play.actors[0], &stop, NOWHERE, (1, Irql::PASSIVE), act.job(play, flow));
         assert!(stop.executed() > 20, "{act:?}: {} instructions", stop.executed());
-        *found.lock().unwrap() = stop.suspendable();
+        *found.lock().unwrap() = (stop.suspendable(), stop.way());
         play.engine.flow_end(flow);
         assert!(machine.stop().unwrap().is_empty());
     });
-    let found = found.into_inner().unwrap();
+    let (found, way) = found.into_inner().unwrap();
     // Every act has at least the instructions before the level is raised.
     assert!(found > 5, "{act:?}: {found}");
-    (0..found).collect()
+    ((0..found).collect(), way)
 }
 
 /// Suspends a thread at each of these instructions.
-fn suspend(play: &Play, act: Act, ats: &[u64]) -> Vec<(Arc<Stop>, FlowHandle)> {
-    let suspended: Vec<_> = ats.iter().map(|_| (Stop::suspension(), act.flow(&play.engine))).collect();
+fn suspend(play: &Play, act: Act, ats: &[u64], way: &Arc<Way>) -> Vec<(Arc<Stop>, FlowHandle)> {
+    let suspended: Vec<_> = ats.iter().map(|_| (Stop::suspension(way), act.flow(&play.engine))).collect();
     for ((actor, (stop, flow)), at) in play.actors.iter().zip(&suspended).zip(ats) {
         play.stop_in(actor, stop, *at, (1, Irql::PASSIVE), act.job(play, *flow));
         assert!(stop.is_reached(), "{act:?} does not come to instruction {at}");
@@ -179,12 +179,12 @@ fn resume(play: &Play, act: Act, suspended: Vec<(Arc<Stop>, FlowHandle)>) {
 #[test]
 fn a_suspended_thread_holds_up_no_policy_no_sweep_and_no_counters() {
     for act in TRAFFIC.into_iter().chain([Act::Listen]) {
-        let places = places(act);
+        let (places, way) = places(act);
         played(act.threads(), |mut machine, play| {
             let rest = play.kernel.pool().bytes().0;
             let mut exempt = false;
             for ats in places.chunks(act.threads()) {
-                let suspended = suspend(play, act, ats);
+                let suspended = suspend(play, act, ats, &way);
                 exempt = !exempt;
                 set(&play.kernel, exempt);
                 let changed = || play.kernel.pool().bytes().0 == rest && is_exempt(play) == exempt;
@@ -213,10 +213,10 @@ fn a_suspended_thread_holds_up_no_policy_no_sweep_and_no_counters() {
 #[test]
 fn a_suspended_thread_does_not_hold_up_the_unload() {
     for act in TRAFFIC.into_iter().filter(|act| *act != Act::Data).chain([Act::Listen, Act::Processor]) {
-        let places = places(act);
+        let (places, way) = places(act);
         for ats in places.chunks(act.threads()) {
             played(ats.len() + 1, |mut machine, play| {
-                let suspended = suspend(play, act, ats);
+                let suspended = suspend(play, act, ats, &way);
                 let left = Arc::new(Mutex::new(None));
                 let told = Arc::clone(&left);
                 let stopping = play.actors.last().unwrap();
