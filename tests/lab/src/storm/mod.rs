@@ -128,6 +128,7 @@ impl Stage {
                 let anything = traffic.anything();
                 self.at(processor, || self.engine.classify(&anything.request()));
             }
+            give_way();
         }
     }
 
@@ -295,6 +296,15 @@ fn rest(what: &'static str, steps: usize) {
     match schedule::now() {
         Some(_) => (0..steps).for_each(|step| schedule::note(what, step as u64)),
         None => std::thread::sleep(Duration::from_micros(10) * steps as u32),
+    }
+}
+
+/// Lets the others go on, where more threads run at once than there are processors. A
+/// thread that never waits would otherwise keep its processor for milliseconds, and
+/// whoever loads or changes the driver would wait that long at each of its steps.
+pub fn give_way() {
+    if schedule::now().is_none() {
+        std::thread::yield_now();
     }
 }
 

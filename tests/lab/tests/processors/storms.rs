@@ -27,7 +27,7 @@ fn the_policy_changes_under_traffic_one_thread_at_a_time() {
 
 #[test]
 fn the_policy_changes_under_traffic_all_at_once() {
-    for seed in seeds(12) {
+    for seed in seeds(24) {
         storm(Scheduling::Parallel { seed }, 3, Meanwhile::Policy);
     }
 }
@@ -41,7 +41,7 @@ fn bfe_comes_and_goes_under_traffic_one_thread_at_a_time() {
 
 #[test]
 fn bfe_comes_and_goes_under_traffic_all_at_once() {
-    for seed in seeds(12) {
+    for seed in seeds(24) {
         storm(Scheduling::Parallel { seed }, 3, Meanwhile::Restarts);
     }
 }
@@ -51,7 +51,7 @@ fn unload_comes_in_the_middle_of_everything() {
     for seed in seeds(16) {
         storm(Scheduling::Deterministic { seed }, 3, Meanwhile::AtAnyTime);
     }
-    for seed in seeds(8) {
+    for seed in seeds(16) {
         storm(Scheduling::Parallel { seed }, 3, Meanwhile::AtAnyTime);
     }
 }
