@@ -1,20 +1,24 @@
 //! Runs every test of the workspace, each under a time limit.
 //!
-//! Cargo builds the test programs, and this module runs them one after the other,
-//! as `cargo test` does. A program reports the start and the end of each test. A
-//! test that reaches its limit fails, and the report shows what its threads wait
-//! for. Its program is killed, and the tests that have not finished run in a new
-//! process.
+//! Cargo builds the test programs, and this module runs them. While the last tests of
+//! a program run, the next program starts, so that no processor is idle. A program
+//! reports the start and the end of each test. A test that reaches its limit fails, and
+//! the report shows what its threads wait for. Its program is killed, and the tests that
+//! have not finished run in a new process.
 
 mod limit;
+mod places;
 mod play;
 mod programs;
 mod summary;
 mod threads;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+
+use places::Places;
 
 pub use limit::Children;
 pub use programs::{Program, build};
@@ -54,17 +58,47 @@ fn full_name(program: &str, test: &str) -> String {
     format!("{program}::{test}")
 }
 
+/// The programs with the longest tests. They start first, so that a long test does not run
+/// alone at the end.
+const LONGEST: [&str; 6] = [
+    "hushport-lab/fault_sweep",
+    "hushport-lab/processors",
+    "hushport-native/native",
+    "hushport-lab/foreign",
+    "hushport-lab/vm",
+    "hushport-lab/order",
+];
+
+/// The programs in the order in which they start.
+fn ordered(programs: &[Program]) -> Vec<&Program> {
+    let mut ordered: Vec<_> = programs.iter().collect();
+    let place = |program: &&Program| LONGEST.iter().position(|name| *name == program.name);
+    ordered.sort_by_key(|program| place(program).unwrap_or(LONGEST.len()));
+    ordered
+}
+
 /// Runs every test of the programs.
 ///
 /// # Errors
 /// If a program cannot be started or its output is not that of a test program.
 pub fn run(programs: &[Program], limits: &Limits, children: &Children) -> Result<Summary> {
-    let mut summary = Summary::default();
-    for program in programs {
-        play::play(program, limits, children, &mut summary)?;
-        if summary.is_over() {
-            break;
+    let (places, summary) = (Places::default(), Mutex::new(Summary::default()));
+    std::thread::scope(|scope| {
+        let mut players = Vec::new();
+        for program in ordered(programs) {
+            let place = places.enter(program.tests.len());
+            if lock(&summary).is_over() {
+                break;
+            }
+            let summary = &summary;
+            players.push(scope.spawn(move || play::play(program, limits, children, summary, &place)));
         }
-    }
-    Ok(summary)
+        let outcomes = players.into_iter().map(|player| player.join().expect("a player does not panic"));
+        outcomes.collect::<Result<Vec<()>>>()
+    })?;
+    Ok(summary.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Instant;
 
@@ -12,15 +12,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::limit::{Children, kill_with_descendants};
+use super::places::{Place, THREADS};
 use super::programs::Program;
 use super::summary::{Ended, Summary, Verdict};
-use super::{Limits, full_name, threads};
-
-/// The number of tests that run at the same time, for the test programs.
-const THREADS: &str = "RUST_TEST_THREADS";
-
-/// Many tests wait most of their time: for a scanner, a timeout, another process.
-const TESTS_PER_PROCESSOR: usize = 2;
+use super::{Limits, full_name, lock, threads};
 
 /// A line of a program's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,16 +41,17 @@ pub(super) fn play(
     program: &Program,
     limits: &Limits,
     children: &Children,
-    summary: &mut Summary,
+    summary: &Mutex<Summary>,
+    place: &Place<'_>,
 ) -> Result<()> {
     let notes = tempfile::tempdir()?;
     let mut left = program.tests.clone();
     while !left.is_empty() {
         let before = left.len();
-        let end =
-            Process::start(program, &left, notes.path())?.follow(&mut left, limits, children, summary)?;
+        let end = Process::start(program, &left, notes.path(), place)?
+            .follow(&mut left, limits, children, summary)?;
         if matches!(end, End::Over) {
-            summary.end(left.len());
+            lock(summary).end(left.len());
             return Ok(());
         }
         // A process that exits by itself has run its tests or failed to.
@@ -63,7 +59,7 @@ pub(super) fn play(
             let text = "the program ended without a result for this test".to_owned();
             for test in left.drain(..) {
                 let name = full_name(&program.name, &test);
-                summary.note(Ended {
+                lock(summary).note(Ended {
                     name,
                     verdict: Verdict::Failed(text.clone()),
                     took: Default::default(),
@@ -80,24 +76,22 @@ struct Process<'a> {
     child: Child,
     output: Receiver<Line>,
     notes: &'a Path,
+    place: &'a Place<'a>,
     running: BTreeMap<String, Instant>,
 }
 
 impl<'a> Process<'a> {
-    fn start(program: &'a Program, tests: &[String], notes: &'a Path) -> Result<Self> {
+    fn start(program: &'a Program, tests: &[String], notes: &'a Path, place: &'a Place<'a>) -> Result<Self> {
         let mut command = program.command(Some(notes));
         // The JSON output is unstable; this variable enables it with a stable
         // compiler.
         command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "unstable-options", "--format", "json"]);
         command.arg("--exact").args(tests).stdout(Stdio::piped());
-        if std::env::var_os(THREADS).is_none() {
-            let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-            command.env(THREADS, (TESTS_PER_PROCESSOR * processors).to_string());
-        }
+        command.env(THREADS, place.threads.to_string());
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", program.file.display()))?;
         let output = listen(child.stdout.take().context("a pipe was asked for")?);
-        Ok(Self { program, child, output, notes, running: BTreeMap::new() })
+        Ok(Self { program, child, output, notes, place, running: BTreeMap::new() })
     }
 
     /// Follows the process to its end. Tests that have ended are removed from
@@ -107,7 +101,7 @@ impl<'a> Process<'a> {
         left: &mut Vec<String>,
         limits: &Limits,
         children: &Children,
-        summary: &mut Summary,
+        summary: &Mutex<Summary>,
     ) -> Result<End> {
         loop {
             let first = self.running.values().min().map(|began| *began + limits.test);
@@ -125,15 +119,16 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn ended(&mut self, test: &str, verdict: Verdict, left: &mut Vec<String>, summary: &mut Summary) {
+    fn ended(&mut self, test: &str, verdict: Verdict, left: &mut Vec<String>, summary: &Mutex<Summary>) {
         let took = self.running.remove(test).map(|began| began.elapsed()).unwrap_or_default();
         left.retain(|other| other != test);
-        summary.note(Ended { name: full_name(&self.program.name, test), verdict, took });
+        self.place.keep(left.len());
+        lock(summary).note(Ended { name: full_name(&self.program.name, test), verdict, took });
     }
 
     /// The process closed its output, so the tests that were running have died with
     /// it.
-    fn exited(mut self, left: &mut Vec<String>, summary: &mut Summary) -> Result<End> {
+    fn exited(mut self, left: &mut Vec<String>, summary: &Mutex<Summary>) -> Result<End> {
         let status = self.child.wait()?;
         let running: Vec<String> = self.running.keys().cloned().collect();
         for test in &running {
@@ -153,7 +148,7 @@ impl<'a> Process<'a> {
         left: &mut Vec<String>,
         limits: &Limits,
         children: &Children,
-        summary: &mut Summary,
+        summary: &Mutex<Summary>,
     ) -> Result<End> {
         let what = threads::describe(self.child.id(), self.notes);
         kill_with_descendants(self.child.id());
