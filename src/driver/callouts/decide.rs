@@ -122,9 +122,9 @@ fn take<P: PacketView>(
     Decided { verdict, met, permit }
 }
 
-/// [`Deciding::classify`] for a packet that is not plain: it is for several machines, or in
-/// another compartment than the machine's own, or the layer does not say. And for an echo
-/// request.
+/// [`Deciding::classify`] for a packet that is read as a whole. It is not plain
+/// ([`Incoming::is_plain`]), its header is not contiguous, it is to a dynamic port and may be
+/// a late reply, or few such packets come.
 #[cold]
 #[inline(never)]
 fn classify_rare(

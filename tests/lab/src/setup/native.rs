@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::driver::built;
 use super::toolchain::{host_sysroot, pinned};
-use super::{Need, clean_command, ensure, root, source, state, target_directory};
+use super::{Need, clean_command, ensure, profile, root, source, state, target_directory};
 
 /// The only host whose processor has the calling convention of x64 Windows.
 const HOST: &str = "x86_64-unknown-linux-gnu";
@@ -40,10 +40,9 @@ case " $* " in
 esac
 "#;
 
-/// Changes of the lab's profile with which the driver's crate is compiled as it ships
-/// (`profile.release` of the workspace). Nothing that the lab has built changes.
-const AS_IT_SHIPS: [&str; 4] =
-    ["opt-level=\"s\"", "codegen-units=1", "debug-assertions=false", "overflow-checks=false"];
+/// The keys of the workspace's `profile.release` with which the driver's crate is compiled as
+/// it ships. Nothing else that the lab has built changes.
+const AS_IT_SHIPS: [&str; 4] = ["opt-level", "codegen-units", "debug-assertions", "overflow-checks"];
 
 /// A sanitizer, which checks every access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -98,8 +97,10 @@ pub fn measured() -> Result<Built> {
 fn as_it_ships(program: &str) -> Result<Built> {
     ensure(&[Need::Libclang])?;
     let mut cargo = cargo(&["build", "--bin", program])?;
-    for setting in AS_IT_SHIPS {
-        cargo.args(["--config", &format!("profile.lab.package.hushport-native-driver.{setting}")]);
+    for (key, value) in profile::release() {
+        if AS_IT_SHIPS.contains(&&*key) {
+            cargo.args(["--config", &format!("profile.lab.package.hushport-native-driver.{key}={value}")]);
+        }
     }
     build(in_lab_target(&mut cargo))
 }

@@ -52,14 +52,14 @@ mod tests {
         let values: Vec<String> =
             release().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         for wanted in
-            ["codegen-units=1", "debug=\"full\"", "lto=\"fat\"", "opt-level=\"s\"", "panic=\"abort\""]
+            ["codegen-units=1", "debug=\"full\"", "lto=\"fat\"", "opt-level=\"z\"", "panic=\"abort\""]
         {
             assert!(values.iter().any(|value| value == wanted), "{wanted}: {values:?}");
         }
         assert!(values.contains(&"overflow-checks=false".to_owned()));
         let arguments = arguments("hushport").join(" ");
         assert!(arguments.contains("--config profile.release.lto=\"fat\""), "{arguments}");
-        assert!(arguments.contains("--config profile.release.package.hushport.opt-level=\"s\""));
+        assert!(arguments.contains("--config profile.release.package.hushport.opt-level=\"z\""));
         assert!(!arguments.contains("package.hushport.lto"));
     }
 }
