@@ -15,7 +15,7 @@ use crate::kernel::registry::{Key, Keys, Room};
 use crate::kernel::status::{Result, Status};
 use crate::kernel::thread::{Signal, Thread};
 use crate::kernel::wfp::engine::{CalloutObject, Display, Engine, Provider, Sublayer, Transaction};
-use crate::logic::callouts::{self, CALLOUTS};
+use crate::logic::callouts::{CALLOUTS, Callout};
 use crate::logic::layers::{Family, Guid};
 use crate::measure::{FLOW_LAYER, STATE, State};
 use crate::probe;
@@ -132,6 +132,11 @@ pub struct Objects {
     display: Display,
 }
 
+/// The callout of hushport at a layer.
+pub fn at_layer(layer: u16) -> Option<&'static Callout> {
+    CALLOUTS.iter().find(|callout| callout.layer_id == layer)
+}
+
 impl Objects {
     fn add(irql: &Passive) -> Result<Self> {
         let display = Display::new(&["hushport-conformance"], "Measures what the filter engine does");
@@ -143,7 +148,7 @@ impl Objects {
             transaction.add_sublayer(&sublayer(weight, 0), &provider)?;
         }
         for (place, layer) in placed() {
-            let Some(at) = callouts::at_layer(layer) else { continue };
+            let Some(at) = at_layer(layer) else { continue };
             let layer_key = at.layer_key();
             let object = CalloutObject { key: key(place, layer), layer: layer_key, display: &display };
             transaction.add_callout(&object, &provider)?;
@@ -167,7 +172,7 @@ impl Objects {
         let mut transaction = engine.transaction(irql)?;
         let number = Guid::from(number) + 1;
         transaction.add_sublayer(&sublayer(WEIGHED, number), &provider())?;
-        let at = callouts::at_layer(WEIGHED_LAYER).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let at = at_layer(WEIGHED_LAYER).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let keys = (filter_key(Place::Weighed, WEIGHED_LAYER) + (number << 16), at.layer_key());
         let action = Action::Inspect(key(Place::Weighed, WEIGHED_LAYER));
         add_filter(&mut transaction, keys, action, sublayer_key(WEIGHED, number), &self.display)?;
@@ -182,7 +187,7 @@ impl Objects {
             Family::V4 => v4,
             Family::V6 => v6,
         };
-        let at = callouts::at_layer(layer).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let at = at_layer(layer).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let key = filter_key(Place::Flags, layer);
         let mut engine = self.engine.lock(irql);
         let mut transaction = engine.transaction(irql)?;

@@ -51,6 +51,7 @@ const FIELDS: &[Field] =
 impl Event for Measured<'_> {
     const INDEX: usize = 0;
     const DESCRIPTION: Description = Description {
+        #[cfg(not(windows))]
         name: "Measured",
         // TRACE_LEVEL_INFORMATION (evntrace.h).
         level: 4,

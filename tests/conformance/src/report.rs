@@ -1,6 +1,7 @@
 //! Writes measurements: as registry values, and as events.
 #![deny(unsafe_code)]
 
+use crate::driver::at_layer;
 use crate::events::{Ascii, Measured, PART};
 use crate::kernel::entry::DriverObject;
 use crate::kernel::etw::Channel;
@@ -8,7 +9,7 @@ use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, Tag};
 use crate::kernel::status::Result;
 use crate::kernel::utf16::Utf16;
-use crate::logic::callouts::{self, Callout};
+use crate::logic::callouts::Callout;
 use crate::logic::layers::Family;
 use crate::measure::State;
 use crate::probe::{Probe, Role};
@@ -145,8 +146,7 @@ impl Report {
         let suffix = if family == Family::V4 { "/V4" } else { "/V6" };
         let seen = |place: Place| {
             let of = move |seen: &&Seen| usize::from(seen.probe) == index && seen.place == place as u8;
-            let here =
-                move |seen: &&Seen| callouts::at_layer(seen.layer).is_some_and(|at| at.family == family);
+            let here = move |seen: &&Seen| at_layer(seen.layer).is_some_and(|at| at.family == family);
             state.records.iter().filter(of).filter(here)
         };
         // Each layer once, in the order in which the probe first passed it.
@@ -168,7 +168,7 @@ impl Report {
         }
         self.end(&[name, suffix], irql);
         for layer in layers.into_iter().take(count) {
-            let Some(callout) = callouts::at_layer(layer) else { continue };
+            let Some(callout) = at_layer(layer) else { continue };
             let [a, b, c] = callout.name();
             let at = |place: Place| seen(place).find(|seen| seen.layer == layer);
             if let Some(first) = at(Place::Observe) {
@@ -196,7 +196,7 @@ impl Report {
     }
 
     fn layer(&mut self, layer: u16) {
-        if let Some(callout) = callouts::at_layer(layer) {
+        if let Some(callout) = at_layer(layer) {
             for part in callout.name() {
                 self.bytes(part.as_bytes());
             }

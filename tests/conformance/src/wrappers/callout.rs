@@ -5,13 +5,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::packet::Window;
+use crate::driver::at_layer;
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::wfp::guid;
 use crate::kernel::work_item::wait_until;
-use crate::logic::callouts::{self, Callout};
+use crate::logic::callouts::Callout;
 use crate::logic::layers::{Guid, Shows};
 use crate::logic::waiting::Awaited;
 use crate::measure::{self, STATE, State};
@@ -283,7 +284,7 @@ unsafe extern "C" fn classify<const PLACE: u8>(
     // SAFETY: callouts are registered after the publication and unregistered before
     // its end.
     let Some(state) = (unsafe { state() }) else { return };
-    let callout = callouts::at_layer(fixed.layerId);
+    let callout = at_layer(fixed.layerId);
     let (rights, action) = (out.rights, out.actionType);
     let shown = Shown { fixed, metadata, callout, layer_data, flow_context, rights, action };
     let answer = measure::classify(state, PLACE, &shown);
