@@ -209,6 +209,32 @@ impl Host {
         }
     }
 
+    /// Authorizes a datagram that a driver has injected, if it is the first one of a
+    /// socket to its remote address: "a UDP packet … will reenter the stack and traverse
+    /// the ALE (optional), datagram data, and transport layers" (*Packet Injection
+    /// Functions*). The answers then belong to a flow that the host has begun. Returns
+    /// whether the datagram goes on.
+    #[must_use]
+    pub(super) fn begin_injected(&mut self, record: RecordId, scene: &mut Scene<'_>) -> bool {
+        let Ends { protocol: UDP, local, remote: Some(remote) } = scene.ends else { return true };
+        let any = SocketAddr::new(unspecified(Family::of(local.ip())), local.port());
+        let socket = [local, any].iter().find_map(|at| self.datagram_sockets.get(at));
+        let Some(&Socket { endpoint, .. }) = socket.filter(|_| self.flows.len() < FLOWS_LIMIT) else {
+            return true;
+        };
+        scene.endpoint = Some(endpoint);
+        let by = [Layer::AleAuthConnect, Layer::AleFlowEstablished];
+        match self.begin_flow(record, (UDP, local, remote), scene, by) {
+            Ok(()) => true,
+            Err((layer, passage)) => {
+                if (layer, passage) == (Layer::AleAuthConnect, Passage::Pended) {
+                    self.pended_datagrams.insert(endpoint, scene.ends);
+                }
+                false
+            }
+        }
+    }
+
     /// Closes a UDP socket, and ends its flows.
     ///
     /// # Errors

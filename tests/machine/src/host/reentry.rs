@@ -181,13 +181,17 @@ impl Host {
             (None, None) => plain,
         };
         scene.injections = injections.as_ref();
-        let of_flow = parsed.protocol == protocol::UDP && scene.flow.is_some();
         let record = self.gate.open(scene.ends, Event::InjectedOut);
+        let is_fragment = matches!(parsed.transport, Transport::Fragment);
+        let is_own = parsed.source.ip() == self.own(parsed.family());
+        let from_the_top = self.gate.open_points.injected_from_the_top && is_own && !is_fragment;
+        if from_the_top && scene.flow.is_none() && !self.begin_injected(record, &mut scene) {
+            return Status::SUCCESS;
+        }
+        let of_flow = parsed.protocol == protocol::UDP && scene.flow.is_some();
         if of_flow && !self.gate.pass(record, Layer::DatagramData, &scene) {
             return Status::SUCCESS;
         }
-        let is_fragment = matches!(parsed.transport, Transport::Fragment);
-        let is_own = parsed.source.ip() == self.own(parsed.family());
         let layers: &[Layer] = match is_fragment || !self.gate.open_points.injected_from_the_top {
             // "If a packet … is modified to have a nonlocal source address, it will be
             // delivered to the forwarding layer" (Packet Inspection Points).

@@ -12,7 +12,7 @@ use super::super::ndis::*;
 use super::super::types::*;
 use super::super::{Irql, Kernel};
 use super::{clean, drive, machine, peek, stopped_by};
-use crate::host::{self, Host, OpenPoints};
+use crate::host::{self, Event, Host, OpenPoints};
 use crate::status::Status;
 use crate::verifier::{Rule, rules};
 use crate::wire::{Network, Parsed, compose};
@@ -236,6 +236,39 @@ fn a_sent_packet_passes_the_layers_from_the_top_and_leaves() {
         let seen: Vec<_> = host.log().records().flat_map(|record| record.layers()).collect();
         assert_eq!(seen, layers, "{by:?}");
     }
+}
+
+/// "Another UDP packet injected from the outgoing network layer will reenter the stack and
+/// traverse the ALE (optional), datagram data, and transport layers" (*Packet Injection
+/// Functions*). So a datagram that a driver sends elsewhere begins a flow of its socket, and
+/// the answer belongs to it.
+#[test]
+fn an_injected_datagram_of_a_socket_to_a_new_address_begins_a_flow() {
+    let kernel = machine();
+    let completed = Completed::default();
+    let mut host = host(&kernel);
+    let (near, _) = addresses();
+    let local = host.send_datagram(SocketAddr::new(near, 2000), b"data").unwrap();
+    let elsewhere = SocketAddr::new(near, 2001);
+    let packet = udp(local, elsewhere);
+    let send = |host: &mut Host| {
+        let outcome = drive(&kernel, Irql::PASSIVE, || {
+            let (list, _) = list(pool(), &packet);
+            assert_eq!(inject(By::NetworkSend, handle(V4, NETWORK), list, &completed), 0);
+        });
+        clean(&kernel, outcome);
+        while host.transmit().is_some() {}
+        host.poll(Duration::from_millis(1));
+        settle(&kernel);
+        let layers: Vec<_> = host.log().records().last().unwrap().layers().collect();
+        (layers, sent(host).len())
+    };
+    let later = ["DATAGRAM_DATA_V4", "OUTBOUND_TRANSPORT_V4", "OUTBOUND_IPPACKET_V4"];
+    let first = [&["ALE_AUTH_CONNECT_V4", "ALE_FLOW_ESTABLISHED_V4"][..], &later].concat();
+    assert_eq!(send(&mut host), (first, 1));
+    assert_eq!(send(&mut host), (later.to_vec(), 1));
+    host.receive(&udp(elsewhere, local), Duration::from_millis(2));
+    assert_eq!(host.log().records().last().unwrap().event, Event::LaterDatagramIn);
 }
 
 /// IPFORWARD: "where a received packet is forwarded". Its page says that a packet of
