@@ -110,7 +110,7 @@ pub(super) fn indicate(
             connection.session.data(&bytes[..decided]);
         }
         bytes.drain(..decided);
-        let injected = injected_now(gate, connection.flow, stream_flag::RECEIVE);
+        let injected = injected_now(gate, connection.flow, stream_flag::RECEIVE, true);
         deliver_all(gate, connection, scene, record, injected);
         if bytes.is_empty() {
             break passed && closed_now;
@@ -175,7 +175,7 @@ fn deliver(
             connection.session.data(&injected.bytes[..decided]);
         }
         injected.bytes.drain(..decided);
-        let nested = injected_now(gate, connection.flow, stream_flag::RECEIVE);
+        let nested = injected_now(gate, connection.flow, stream_flag::RECEIVE, false);
         deliver_all(gate, connection, scene, record, nested);
         match (injected.bytes.is_empty(), connection.held.is_empty()) {
             (true, _) => {
@@ -190,9 +190,13 @@ fn deliver(
     }
 }
 
-/// What callouts of a flow have injected and nobody has taken yet.
-fn injected_now(gate: &Gate, flow: FlowHandle, direction: u32) -> VecDeque<Injected> {
-    let taken = gate.filter.demands().map_or_else(Vec::new, |demands| demands.take_stream(flow, direction));
+/// What callouts of a flow have injected and nobody has taken yet. While injected data are
+/// shown, a worker of the callout that has injected them may inject what comes behind them:
+/// only what a callout injects when it is called, on this thread, comes before their rest.
+fn injected_now(gate: &Gate, flow: FlowHandle, direction: u32, of_every_thread: bool) -> VecDeque<Injected> {
+    let demands = gate.filter.demands();
+    let taken =
+        demands.map_or_else(Vec::new, |demands| demands.take_stream(flow, direction, of_every_thread));
     let mut all = VecDeque::new();
     for mut demanded in taken {
         if let Demand::Inject { entry: Entry::Stream { flags, callout, .. }, packets, .. } =
@@ -259,7 +263,7 @@ impl Host {
             if passed {
                 connection.cleared.extend(first);
             }
-            let mut nested = injected_now(&self.gate, connection.flow, stream_flag::SEND);
+            let mut nested = injected_now(&self.gate, connection.flow, stream_flag::SEND, false);
             match injected.bytes.is_empty() {
                 true => connection.disconnect |= passed && injected.ends(),
                 false => nested.push_back(injected),

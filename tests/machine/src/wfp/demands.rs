@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 
 use super::FlowHandle;
 use super::lock::Locked;
@@ -160,6 +161,8 @@ type Done = Box<dyn FnOnce(Status) + Send>;
 pub struct Demanded {
     /// What it is about.
     pub demand: Demand,
+    /// The thread that asked.
+    by: ThreadId,
     done: Option<Done>,
 }
 
@@ -201,7 +204,7 @@ pub struct Demands {
 impl Demands {
     /// Queues a request. `done` is called when it has ended.
     pub fn demand(&self, demand: Demand, done: impl FnOnce(Status) + Send + 'static) {
-        let demanded = Demanded { demand, done: Some(Box::new(done)) };
+        let demanded = Demanded { demand, by: thread::current().id(), done: Some(Box::new(done)) };
         if self.hosts.load(SeqCst) == 0 {
             return demanded.end(Status::SUCCESS);
         }
@@ -218,11 +221,13 @@ impl Demands {
     }
 
     /// Takes the injections into one direction of a stream (`FWPS_STREAM_FLAG_RECEIVE` or
-    /// `SEND`), in order.
-    pub fn take_stream(&self, of: FlowHandle, direction: u32) -> Vec<Demanded> {
+    /// `SEND`), in order: those of every thread, or of the caller's thread, which called
+    /// the callouts.
+    pub fn take_stream(&self, of: FlowHandle, direction: u32, of_every_thread: bool) -> Vec<Demanded> {
+        let here = thread::current().id();
         let is_its = |demanded: &Demanded| match &demanded.demand {
             Demand::Inject { entry: Entry::Stream { flow, flags, .. }, .. } => {
-                *flow == of && flags & direction != 0
+                *flow == of && flags & direction != 0 && (of_every_thread || demanded.by == here)
             }
             _ => false,
         };

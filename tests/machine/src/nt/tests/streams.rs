@@ -282,3 +282,41 @@ fn a_callout_gets_more_injected_data_at_once() {
     assert_eq!(talk.say(b"older"), b"newer");
     assert_eq!(seen(), [said("older", RECEIVE), said("newer", SEND)]);
 }
+
+/// Blocks what is received.
+extern "win64" fn takes_received(_: u64, meta: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    FLOW.set(metadata(meta).flowHandle);
+    let (_, stream) = stream(data);
+    let received = stream.flags & RECEIVE != 0 && stream.dataLength > 0;
+    set_action(out, if received { BLOCK } else { PERMIT });
+}
+
+/// Permits two bytes at a time.
+extern "win64" fn permits_two(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, out: u64) {
+    set_action(out, PERMIT);
+    let mut packet: FWPS_STREAM_CALLOUT_IO_PACKET0 = peek(data as Address);
+    packet.countBytesEnforced = 2;
+    poke(data as Address, packet);
+}
+
+/// A worker injects piece after piece, while a lighter callout decides about the first one.
+#[test]
+fn what_a_worker_injects_keeps_its_order() {
+    let mut talk = in_two_sublayers(takes_received, permits_two);
+    assert_eq!(talk.say(b"old"), b"");
+    let (pool, ids, handle, flow) = (POOL.get(), IDS.get(), INJECTION.get(), FLOW.get());
+    let kernel = &talk.kernel;
+    let worker = || {
+        POOL.set(pool);
+        IDS.set(ids);
+        INJECTION.set(handle);
+        let outcome = drive(kernel, Irql::PASSIVE, || {
+            inject(0, flow, RECEIVE, b"abcd");
+            inject(0, flow, RECEIVE, b"ef");
+        });
+        clean(kernel, outcome);
+    };
+    std::thread::scope(|scope| scope.spawn(worker).join()).unwrap();
+    talk.run();
+    assert_eq!(talk.heard(), b"abcdef");
+}
