@@ -76,8 +76,8 @@ pub fn compile_c(source: &Path, imports: &[&str]) -> Result<PathBuf> {
 
 /// Compiles and links a driver for x64 from a source file and its modules, which
 /// are in a folder with the file's name. The PDB is written next to the driver. An
-/// unchanged driver is not compiled again. A driver without a panic handler of its own
-/// includes `DRIVER_RUNTIME`.
+/// unchanged driver is not compiled again. A driver includes `DRIVER_NT` for the declarations
+/// that it needs of the kernel, and `DRIVER_RUNTIME` for a panic handler.
 pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain(Target::X64)?;
     let text = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
@@ -85,7 +85,8 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let mut modules = modules(&source.with_extension(""))?;
     modules.sort();
     let mut hasher = DefaultHasher::new();
-    (&text, &modules, include_str!("driver_runtime.rs"), arguments, &toolchain.channel).hash(&mut hasher);
+    let included = [include_str!("driver_nt.rs"), include_str!("driver_runtime.rs")];
+    (&text, &modules, included, arguments, &toolchain.channel).hash(&mut hasher);
     let driver = place(name, hasher.finish());
     let folder = folder_of(&driver);
     let _guard = lock()?;
@@ -96,7 +97,9 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     // It is renamed at the end, so that the file is always complete.
     let fresh = folder.join("fresh.dll");
     let mut rustc = toolchain.command("rustc");
-    rustc.env("DRIVER_RUNTIME", root().join("tests/lab/src/setup/driver_runtime.rs"));
+    for (name, file) in [("DRIVER_NT", "driver_nt.rs"), ("DRIVER_RUNTIME", "driver_runtime.rs")] {
+        rustc.env(name, root().join("tests/lab/src/setup").join(file));
+    }
     rustc.args(["--edition=2024", "--crate-type=cdylib", "-O", "-g", "-Cpanic=abort"]);
     rustc.args(["--target", Target::X64.triple(), "-Clinker-flavor=lld-link"]);
     rustc.arg(format!("-Clinker={}", toolchain.linker.display()));

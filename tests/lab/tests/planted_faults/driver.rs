@@ -41,14 +41,20 @@ mod actions;
 mod bugs;
 #[path = "driver/correct.rs"]
 mod correct;
-#[path = "driver/imports.rs"]
-mod imports;
 
 use actions::*;
 use bugs::{At, BUGS, commit, id};
-use imports::*;
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
+
+// The compiler calls these.
+#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn memcpy(to: Ptr, from: Ptr, count: usize) -> Ptr;
+    pub fn memset(to: Ptr, byte: i32, count: usize) -> Ptr;
+    pub fn memmove(to: Ptr, from: Ptr, count: usize) -> Ptr;
+    pub fn memcmp(one: Ptr, other: Ptr, count: usize) -> i32;
+}
 
 const TAG: u32 = u32::from_le_bytes(*b"plnt");
 const NON_PAGED: u64 = 0x40;
@@ -157,14 +163,9 @@ struct Callout {
 pub unsafe extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
     DRIVER.store(driver, SeqCst);
     REGISTRY_PATH.store(path, SeqCst);
+    // IRP_MJ_CREATE, CLOSE, WRITE, DEVICE_CONTROL, CLEANUP and SYSTEM_CONTROL.
+    serve(driver, unload, dispatch, &[0, 2, 4, 14, 18, 23]);
     unsafe {
-        // DRIVER_OBJECT.DriverUnload.
-        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
-        // IRP_MJ_CREATE, CLOSE, WRITE, DEVICE_CONTROL, CLEANUP and SYSTEM_CONTROL in
-        // MajorFunction.
-        for major in [0, 2, 4, 14, 18, 23] {
-            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
-        }
         let mut key: Ptr = 0;
         check(IoOpenDriverRegistryKey(driver, 0, 0x20019, 0, &raw mut key as Ptr));
         KEY.store(key, SeqCst);
@@ -197,7 +198,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
             flow_delete: flow_delete as *const () as Ptr,
         };
         let mut id = 0u32;
-        check(FwpsCalloutRegister1(device, &callout, &raw mut id as Ptr));
+        check(FwpsCalloutRegister1(device, &raw const callout as Ptr, &raw mut id as Ptr));
         CALLOUT_ID.store(id, SeqCst);
         let mut subscription: Ptr = 0;
         let changed = changed as *const () as Ptr;
@@ -262,9 +263,8 @@ extern "system" fn unload(_: Ptr) {
 extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
     REQUEST.store(irp, SeqCst);
     unsafe {
-        // IRP.Tail.Overlay.CurrentStackLocation, and its MajorFunction.
-        let location = ((irp + 184) as *const Ptr).read();
-        match (location as *const u8).read() {
+        // MajorFunction.
+        match get::<u8>(location_of(irp)) {
             4 => commit(At::Write),
             14 => commit(At::Request),
             23 => commit(At::Wmi),

@@ -7,39 +7,14 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
 
+// What the compiler calls.
 #[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
-    fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
-    fn ExFreePoolWithTag(block: Ptr, tag: u32);
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        flags: u32,
-        exclusive: u8,
-        out: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn KeDelayExecutionThread(mode: i8, alertable: u8, interval: Ptr) -> i32;
-    // What the compiler calls.
     fn memcpy(to: Ptr, from: Ptr, size: usize) -> Ptr;
     fn memset(to: Ptr, byte: i32, size: usize) -> Ptr;
     fn memcmp(one: Ptr, other: Ptr, size: usize) -> i32;
-}
-
-#[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, out: Ptr) -> i32;
-    fn FwpmEngineClose0(engine: Ptr) -> i32;
-    fn FwpmCalloutAdd0(engine: Ptr, callout: Ptr, security: Ptr, id: Ptr) -> i32;
-    fn FwpmFilterAdd0(engine: Ptr, filter: Ptr, security: Ptr, id: Ptr) -> i32;
-    fn FwpsCalloutRegister3(device: Ptr, callout: Ptr, id: Ptr) -> i32;
-    fn FwpsCalloutUnregisterById0(id: u32) -> i32;
-    fn FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> i32;
-    fn FwpsFlowRemoveContext0(flow: u64, layer: u16, callout: u32) -> i32;
 }
 
 const TAG: u32 = u32::from_le_bytes(*b"Flow");
@@ -83,7 +58,7 @@ fn key(number: usize) -> [u8; 16] {
 }
 
 /// A structure of words, with a value at an offset.
-fn put<const N: usize>(to: &mut [u64; N], offset: usize, bytes: &[u8]) {
+fn set<const N: usize>(to: &mut [u64; N], offset: usize, bytes: &[u8]) {
     let to = unsafe { core::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), 8 * N) };
     to[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
@@ -106,7 +81,7 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         for (number, id) in IDS.iter().enumerate() {
             // FWPS_CALLOUT3. Only the callout of the streams has contexts.
             let mut callout = [0u64; 6];
-            put(&mut callout, 0, &key(number));
+            set(&mut callout, 0, &key(number));
             callout[3] = classify as *const () as u64;
             callout[4] = notify as *const () as u64;
             callout[5] = flow_delete as *const () as u64;
@@ -116,7 +91,7 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         }
         // FWPM_SESSION0: FWPM_SESSION_FLAG_DYNAMIC.
         let mut session = [0u64; 9];
-        put(&mut session, 32, &1u32.to_le_bytes());
+        set(&mut session, 32, &1u32.to_le_bytes());
         check(FwpmEngineOpen0(0, 10, 0, session.as_ptr() as Ptr, &raw mut engine as Ptr));
         ENGINE.store(engine, SeqCst);
         for (number, (layer, _)) in LAYERS.into_iter().enumerate() {
@@ -130,15 +105,15 @@ unsafe fn add(engine: Ptr, number: usize, layer: &[u8; 16]) {
     const CALLOUT_INSPECTION: u32 = 0x6004;
     // FWPM_CALLOUT0.
     let mut callout = [0u64; 11];
-    put(&mut callout, 0, &key(number));
-    put(&mut callout, 16, &name().to_le_bytes());
-    put(&mut callout, 64, layer);
+    set(&mut callout, 0, &key(number));
+    set(&mut callout, 16, &name().to_le_bytes());
+    set(&mut callout, 64, layer);
     // FWPM_FILTER0.
     let mut filter = [0u64; 25];
-    put(&mut filter, 16, &name().to_le_bytes());
-    put(&mut filter, 64, layer);
-    put(&mut filter, 128, &CALLOUT_INSPECTION.to_le_bytes());
-    put(&mut filter, 132, &key(number));
+    set(&mut filter, 16, &name().to_le_bytes());
+    set(&mut filter, 64, layer);
+    set(&mut filter, 128, &CALLOUT_INSPECTION.to_le_bytes());
+    set(&mut filter, 132, &key(number));
     unsafe {
         check(FwpmCalloutAdd0(engine, callout.as_ptr() as Ptr, 0, 0));
         check(FwpmFilterAdd0(engine, filter.as_ptr() as Ptr, 0, 0));

@@ -6,58 +6,19 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
-
-const MORE_PROCESSING_REQUIRED: i32 = 0xC000_0016_u32 as i32;
-/// SL_PENDING_RETURNED; SL_INVOKE_ON_CANCEL, ON_SUCCESS and ON_ERROR.
-const PENDING_RETURNED: u8 = 1;
-const ALWAYS: u8 = 0xE0;
-/// The size of IO_STACK_LOCATION.
-const LOCATION: usize = 72;
-
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        characteristics: u32,
-        exclusive: u8,
-        device: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn IoGetDeviceObjectPointer(name: Ptr, access: u32, file: Ptr, device: Ptr) -> i32;
-    fn IoAttachDeviceToDeviceStack(source: Ptr, target: Ptr) -> Ptr;
-    fn IoDetachDevice(target: Ptr);
-    fn IofCallDriver(device: Ptr, irp: Ptr) -> i32;
-    fn IofCompleteRequest(irp: Ptr, boost: i8);
-    fn ObfDereferenceObject(object: Ptr) -> i64;
-}
+include!(env!("DRIVER_NT"));
 
 static DEVICE: AtomicUsize = AtomicUsize::new(0);
 /// The device below.
 static BELOW: AtomicUsize = AtomicUsize::new(0);
 
-fn get<T: Copy>(address: Ptr) -> T {
-    unsafe { (address as *const T).read_volatile() }
-}
-
-fn put<T>(address: Ptr, value: T) {
-    unsafe { (address as *mut T).write_volatile(value) };
-}
-
 #[unsafe(no_mangle)]
 pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
-    let text = *b"\\Device\\Wdm";
-    let mut name = [0u16; 11];
-    for (at, byte) in text.into_iter().enumerate() {
-        name[at] = byte.into();
-    }
-    let string = [22 | 22 << 16, name.as_ptr() as u64];
+    let name = wide(b"\\Device\\Wdm");
+    let name = name.string();
     let (mut file, mut target, mut device): (Ptr, Ptr, Ptr) = (0, 0, 0);
     unsafe {
-        let (at, file_at, target_at) = (&raw const string as Ptr, &raw mut file as Ptr, &raw mut target as Ptr);
+        let (at, file_at, target_at) = (&raw const name as Ptr, &raw mut file as Ptr, &raw mut target as Ptr);
         let status = IoGetDeviceObjectPointer(at, 3, file_at, target_at);
         if status < 0 {
             return status;
@@ -73,11 +34,8 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         DEVICE.store(device, SeqCst);
         // DEVICE_OBJECT.Flags: DO_BUFFERED_IO and DO_DIRECT_IO of the device below.
         put(device + 48, get::<u32>(device + 48) | get::<u32>(below + 48) & 0x14);
-        put(driver + 104, unload as *const () as Ptr);
-        for major in [0, 2, 3, 4, 14, 18] {
-            put(driver + 112 + 8 * major, dispatch as *const () as Ptr);
-        }
     }
+    serve(driver, unload, dispatch, &[0, 2, 3, 4, 14, 18]);
     0
 }
 
@@ -91,9 +49,8 @@ extern "system" fn unload(_: Ptr) {
 }
 
 extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
-    // IRP.Tail.Overlay.CurrentStackLocation; MajorFunction and the I/O control code.
-    let location: Ptr = get(irp + 184);
-    let function = get::<u32>(location + 24) >> 2 & 0xFFF;
+    let location = location_of(irp);
+    let function = function_of(location);
     match get::<u8>(location) {
         14 if function == 0x800 => copied(irp, location, completed),
         14 if function == 0x805 => {
@@ -134,7 +91,7 @@ extern "system" fn completed(device: Ptr, irp: Ptr, context: Ptr) -> i32 {
     }
     // IRP.PendingReturned.
     if get::<u8>(irp + 65) != 0 {
-        let location: Ptr = get(irp + 184);
+        let location = location_of(irp);
         put(location + 3, get::<u8>(location + 3) | PENDING_RETURNED);
     }
     let buffer: Ptr = get(irp + 24);

@@ -10,7 +10,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
 
 /// The version for which the driver is built: its minor number, and the number of
 /// functions in its table.
@@ -87,54 +87,15 @@ static LOG: Memory<{ 5 * 256 }> = Memory::new();
 static LOGGED: AtomicUsize = AtomicUsize::new(0);
 static DISPLACED_UNLOAD: AtomicUsize = AtomicUsize::new(0);
 
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn KfRaiseIrql(level: u8) -> u8;
-    fn KeEnterCriticalRegion();
-}
-
-#[link(name = "WDFLDR.SYS", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn WdfVersionBind(driver: Ptr, path: Ptr, info: Ptr, globals: Ptr) -> i32;
-    fn WdfVersionUnbind(path: Ptr, info: Ptr, globals: Ptr) -> i32;
-}
-
-#[repr(C)]
-struct UnicodeString {
-    length: u16,
-    maximum: u16,
-    buffer: Ptr,
-}
-
-/// A string of the driver's, in UTF-16.
-struct Wide<const N: usize>([u16; N]);
-
-const fn wide<const N: usize>(text: &[u8; N]) -> Wide<N> {
-    let (mut units, mut at) = ([0; N], 0);
-    while at < N {
-        units[at] = text[at] as u16;
-        at += 1;
-    }
-    Wide(units)
-}
-
-impl<const N: usize> Wide<N> {
-    /// Without the NUL at its end.
-    fn string(&'static self) -> UnicodeString {
-        let length = 2 * (N - 1) as u16;
-        UnicodeString { length, maximum: length + 2, buffer: self.0.as_ptr() as Ptr }
-    }
-}
-
 static COMPONENT: Wide<12> = wide(b"KmdfLibrary\0");
 #[cfg(not(second))]
-static NAME: Wide<15> = wide(b"\\Device\\Sample\0");
+static NAME: Wide<14> = wide(b"\\Device\\Sample");
 #[cfg(not(second))]
-static LINK: Wide<11> = wide(b"\\??\\Sample\0");
+static LINK: Wide<10> = wide(b"\\??\\Sample");
 #[cfg(second)]
-static NAME: Wide<15> = wide(b"\\Device\\Second\0");
+static NAME: Wide<14> = wide(b"\\Device\\Second");
 #[cfg(second)]
-static LINK: Wide<11> = wide(b"\\??\\Second\0");
+static LINK: Wide<10> = wide(b"\\??\\Second");
 
 /// Calls a function of the framework.
 fn call(place: usize, arguments: [u64; 7]) -> u64 {

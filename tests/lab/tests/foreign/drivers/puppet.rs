@@ -3,15 +3,11 @@
 #![no_std]
 #![allow(non_snake_case, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "the test chooses the name")]
+#![allow(clashing_extern_declarations, hidden_glob_reexports, reason = "it calls imports by number")]
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
-
-#[cfg(not(two))]
-const NUMBER: u16 = b'1' as u16;
-#[cfg(two)]
-const NUMBER: u16 = b'2' as u16;
+include!(env!("DRIVER_NT"));
 
 macro_rules! imports {
     ($($module:literal: $($name:ident)*;)*) => {
@@ -63,24 +59,14 @@ fn call(function: unsafe extern "system" fn(), arguments: [u64; 4]) -> u64 {
     call_at(function as Ptr, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0])
 }
 
-#[repr(C)]
-struct UnicodeString {
-    length: u16,
-    maximum: u16,
-    buffer: Ptr,
-}
-
-const fn wide<const N: usize>(text: &[u8; N]) -> [u16; N] {
-    let (mut units, mut at) = ([0; N], 0);
-    while at < N {
-        units[at] = if text[at] == b'#' { NUMBER } else { text[at] as u16 };
-        at += 1;
-    }
-    units
-}
-
-static NAME: [u16; 16] = wide(b"\\Device\\Puppet-#");
-static LINK: [u16; 12] = wide(b"\\??\\Puppet-#");
+#[cfg(not(two))]
+static NAME: Wide<16> = wide(b"\\Device\\Puppet-1");
+#[cfg(not(two))]
+static LINK: Wide<12> = wide(b"\\??\\Puppet-1");
+#[cfg(two)]
+static NAME: Wide<16> = wide(b"\\Device\\Puppet-2");
+#[cfg(two)]
+static LINK: Wide<12> = wide(b"\\??\\Puppet-2");
 static DEVICE: AtomicUsize = AtomicUsize::new(0);
 static DRIVER: AtomicUsize = AtomicUsize::new(0);
 
@@ -95,14 +81,9 @@ const WORKED: usize = 4;
 const WORKS: usize = 5;
 const CLOSED: usize = 6;
 
-fn string(text: &'static [u16]) -> UnicodeString {
-    let length = 2 * text.len() as u16;
-    UnicodeString { length, maximum: length, buffer: text.as_ptr() as Ptr }
-}
-
 #[unsafe(no_mangle)]
 pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
-    let (name, link) = (string(&NAME), string(&LINK));
+    let (name, link) = (NAME.string(), LINK.string());
     let mut device: Ptr = 0;
     let out = &raw mut device as u64;
     let arguments = [driver as u64, 0, &raw const name as u64, 0x22, 0, 0, out, 0, 0, 0, 0];
@@ -113,54 +94,38 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
     DRIVER.store(driver, SeqCst);
     DEVICE.store(device, SeqCst);
     call(IoCreateSymbolicLink, [&raw const link as u64, &raw const name as u64, 0, 0]);
-    unsafe {
-        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
-        // IRP_MJ_CREATE, CLOSE, DEVICE_CONTROL, CLEANUP.
-        for major in [0, 2, 14, 18] {
-            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
-        }
-    }
+    // IRP_MJ_CREATE, CLOSE, DEVICE_CONTROL, CLEANUP.
+    serve(driver, unload, dispatch, &[0, 2, 14, 18]);
     0
 }
 
 extern "system" fn unload(_: Ptr) {
-    let link = string(&LINK);
+    let link = LINK.string();
     call(IoDeleteSymbolicLink, [&raw const link as u64, 0, 0, 0]);
     call(IoDeleteDevice, [DEVICE.load(SeqCst) as u64, 0, 0, 0]);
 }
 
-fn get<T: Copy>(address: Ptr) -> T {
-    unsafe { (address as *const T).read_volatile() }
-}
-
-fn put<T>(address: Ptr, value: T) {
-    unsafe { (address as *mut T).write_volatile(value) };
-}
-
 extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
-    // IRP.Tail.Overlay.CurrentStackLocation, IRP.AssociatedIrp.SystemBuffer.
-    let location: Ptr = get(irp + 184);
+    let location = location_of(irp);
     let information = match get::<u8>(location) {
-        14 => control(get::<u32>(location + 24), get(irp + 24)),
+        // IRP.AssociatedIrp.SystemBuffer.
+        14 => control(function_of(location), get(irp + 24)),
         2 => {
             count(&WORDS[CLOSED]);
             0
         }
         _ => 0,
     };
-    put(irp + 48, 0u64);
-    put(irp + 56, information);
-    call(IofCompleteRequest, [irp as u64, 0, 0, 0]);
-    0
+    complete(irp, 0, information)
 }
 
-fn control(code: u32, buffer: Ptr) -> u64 {
+fn control(number: u32, buffer: Ptr) -> u64 {
     let first: u64 = get(buffer);
     let mut arguments = [0u64; 11];
     for (at, argument) in arguments.iter_mut().enumerate() {
         *argument = get(buffer + 8 + 8 * at);
     }
-    match code >> 2 & 0xFFF {
+    match number {
         // Calls an import.
         0x800 => put(buffer, call_at(function(first), arguments)),
         // Calls an address.

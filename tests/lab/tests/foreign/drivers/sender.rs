@@ -5,106 +5,21 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
 
-const MORE_PROCESSING_REQUIRED: i32 = 0xC000_0016_u32 as i32;
-const PENDING: i32 = 0x103;
-/// SL_INVOKE_ON_CANCEL, ON_SUCCESS and ON_ERROR.
-const ALWAYS: u8 = 0xE0;
-/// The sizes of IRP and IO_STACK_LOCATION.
+/// The size of IRP.
 const IRP: usize = 208;
-const LOCATION: usize = 72;
 const TAG: u32 = u32::from_le_bytes(*b"send");
-
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        characteristics: u32,
-        exclusive: u8,
-        device: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn IoGetDeviceObjectPointer(name: Ptr, access: u32, file: Ptr, device: Ptr) -> i32;
-    fn IoAllocateIrp(locations: i8, quota: u8) -> Ptr;
-    fn IoInitializeIrp(irp: Ptr, size: u16, locations: i8);
-    fn IoReuseIrp(irp: Ptr, status: i32);
-    fn IoFreeIrp(irp: Ptr);
-    fn IoCancelIrp(irp: Ptr) -> u8;
-    fn IoSetCompletionRoutineEx(
-        device: Ptr,
-        irp: Ptr,
-        routine: Ptr,
-        context: Ptr,
-        success: u8,
-        error: u8,
-        cancel: u8,
-    ) -> i32;
-    fn IoBuildDeviceIoControlRequest(
-        code: u32,
-        device: Ptr,
-        input: Ptr,
-        input_length: u32,
-        output: Ptr,
-        output_length: u32,
-        internal: u8,
-        event: Ptr,
-        block: Ptr,
-    ) -> Ptr;
-    fn IoBuildSynchronousFsdRequest(
-        major: u32,
-        device: Ptr,
-        buffer: Ptr,
-        length: u32,
-        offset: Ptr,
-        event: Ptr,
-        block: Ptr,
-    ) -> Ptr;
-    fn IoBuildAsynchronousFsdRequest(
-        major: u32,
-        device: Ptr,
-        buffer: Ptr,
-        length: u32,
-        offset: Ptr,
-        block: Ptr,
-    ) -> Ptr;
-    fn IofCallDriver(device: Ptr, irp: Ptr) -> i32;
-    fn IofCompleteRequest(irp: Ptr, boost: i8);
-    fn ObfDereferenceObject(object: Ptr) -> i64;
-    fn KeInitializeEvent(event: Ptr, kind: i32, state: u8);
-    fn KeSetEvent(event: Ptr, increment: i32, wait: u8) -> i32;
-    fn KeWaitForSingleObject(object: Ptr, reason: i32, mode: i8, alertable: u8, timeout: Ptr) -> i32;
-    fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
-    fn ExFreePoolWithTag(block: Ptr, tag: u32);
-    fn MmUnlockPages(mdl: Ptr);
-    fn IoFreeMdl(mdl: Ptr);
-}
 
 static DEVICE: AtomicUsize = AtomicUsize::new(0);
 /// The device of the other driver, and the file object that keeps it.
 static TARGET: AtomicUsize = AtomicUsize::new(0);
 static FILE: AtomicUsize = AtomicUsize::new(0);
 
-fn get<T: Copy>(address: Ptr) -> T {
-    unsafe { (address as *const T).read_volatile() }
-}
-
-fn put<T>(address: Ptr, value: T) {
-    unsafe { (address as *mut T).write_volatile(value) };
-}
-
-fn wide<const N: usize>(text: &[u8; N]) -> [u16; N] {
-    text.map(u16::from)
-}
-
 #[unsafe(no_mangle)]
 pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
     let (name, other) = (wide(b"\\Device\\Sender"), wide(b"\\Device\\Wdm"));
-    let name = [28 | 28 << 16, name.as_ptr() as u64];
-    let other = [22 | 22 << 16, other.as_ptr() as u64];
+    let (name, other) = (name.string(), other.string());
     let (mut file, mut target, mut device): (Ptr, Ptr, Ptr) = (0, 0, 0);
     unsafe {
         let (file_at, target_at) = (&raw mut file as Ptr, &raw mut target as Ptr);
@@ -122,10 +37,7 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
     FILE.store(file, SeqCst);
     TARGET.store(target, SeqCst);
     DEVICE.store(device, SeqCst);
-    put(driver + 104, unload as *const () as Ptr);
-    for major in [0, 2, 14, 18] {
-        put(driver + 112 + 8 * major, dispatch as *const () as Ptr);
-    }
+    serve(driver, unload, dispatch, &[0, 2, 14, 18]);
     0
 }
 
@@ -137,21 +49,17 @@ extern "system" fn unload(_: Ptr) {
 }
 
 extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
-    // IRP.Tail.Overlay.CurrentStackLocation.
-    let location: Ptr = get(irp + 184);
+    let location = location_of(irp);
     let mut information = 0u64;
     if get::<u8>(location) == 14 {
         let buffer: Ptr = get(irp + 24);
-        let outcome = send(get::<u32>(location + 24) >> 2 & 0xFFF, get::<u64>(buffer));
+        let outcome = send(function_of(location), get::<u64>(buffer));
         for (at, word) in outcome.into_iter().enumerate() {
             put(buffer + 8 * at, word);
         }
         information = 32;
     }
-    put(irp + 48, 0u64);
-    put(irp + 56, information);
-    unsafe { IofCompleteRequest(irp, 0) };
-    0
+    complete(irp, 0, information)
 }
 
 /// What a completion routine has seen: its device, status and information.
@@ -195,7 +103,7 @@ extern "system" fn freed(device: Ptr, irp: Ptr, context: Ptr) -> i32 {
 
 /// Fills in the next stack location: IRP_MJ_DEVICE_CONTROL, sizes and code. Sets the routine.
 fn prepare(irp: Ptr, code: u32, buffer: Ptr, seen: &mut Seen) {
-    let next = get::<Ptr>(irp + 184) - LOCATION;
+    let next = location_of(irp) - LOCATION;
     put(next, 14u8);
     put(next + 8, 8u32);
     put(next + 16, 4u32);
@@ -206,7 +114,7 @@ fn prepare(irp: Ptr, code: u32, buffer: Ptr, seen: &mut Seen) {
 }
 
 fn set_routine(irp: Ptr, routine: extern "system" fn(Ptr, Ptr, Ptr) -> i32, seen: &mut Seen) {
-    let next = get::<Ptr>(irp + 184) - LOCATION;
+    let next = location_of(irp) - LOCATION;
     put(next + 3, ALWAYS);
     put(next + 56, routine as *const () as Ptr);
     put(next + 64, &raw mut *seen as Ptr);
@@ -239,8 +147,8 @@ fn send(function: u32, argument: u64) -> [u64; 4] {
                 if own {
                     // IoSetNextIrpStackLocation, and the device of that location.
                     put(irp + 67, get::<i8>(irp + 67) - 1);
-                    put(irp + 184, get::<Ptr>(irp + 184) - LOCATION);
-                    put(get::<Ptr>(irp + 184) + 40, DEVICE.load(SeqCst));
+                    put(irp + 184, location_of(irp) - LOCATION);
+                    put(location_of(irp) + 40, DEVICE.load(SeqCst));
                 }
                 prepare(irp, 0x22_2000, buffer, &mut seen);
                 if function == 0x801 {

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
 
 /// `DO_BUFFERED_IO`, `DO_DIRECT_IO` or neither.
 #[cfg(not(any(direct, neither)))]
@@ -18,73 +18,17 @@ const TRANSFER: u32 = 0;
 
 const INVALID_DEVICE_REQUEST: u32 = 0xC000_0010;
 const CANCELLED: u32 = 0xC000_0120;
-const PENDING: i32 = 0x103;
 
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        characteristics: u32,
-        exclusive: u8,
-        device: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
-    fn IoDeleteSymbolicLink(link: Ptr) -> i32;
-    fn IofCompleteRequest(irp: Ptr, boost: i8);
-    fn IoReleaseCancelSpinLock(irql: u8);
-    fn IoGetRequestorProcess(irp: Ptr) -> Ptr;
-    fn IoGetCurrentProcess() -> Ptr;
-    fn PsGetProcessId(process: Ptr) -> Ptr;
-    fn ObfReferenceObject(object: Ptr) -> i64;
-    fn ObfDereferenceObject(object: Ptr) -> i64;
-    fn IoAllocateErrorLogEntry(object: Ptr, size: u8) -> Ptr;
-    fn IoWriteErrorLogEntry(entry: Ptr);
-    fn MmMapLockedPagesSpecifyCache(mdl: Ptr, mode: i8, cache: i32, at: Ptr, fatal: u32, priority: u32) -> Ptr;
-    fn KeAcquireInStackQueuedSpinLock(lock: Ptr, handle: Ptr);
-    fn KeReleaseInStackQueuedSpinLock(handle: Ptr);
-    fn KeGetCurrentIrql() -> u8;
-    fn RtlCopyUnicodeString(to: Ptr, from: Ptr);
-    fn RtlIntegerToUnicodeString(value: u32, base: u32, string: Ptr) -> i32;
-    fn ExAllocatePoolWithTag(kind: i32, size: usize, tag: u32) -> Ptr;
-    fn ExFreePoolWithTag(block: Ptr, tag: u32);
-    fn ExUuidCreate(uuid: Ptr) -> i32;
-    fn KeStallExecutionProcessor(microseconds: u32);
-}
-
-#[repr(C)]
-struct UnicodeString {
-    length: u16,
-    maximum: u16,
-    buffer: Ptr,
-}
-
-const fn wide<const N: usize>(text: &[u8; N]) -> [u16; N] {
-    let (mut units, mut at) = ([0; N], 0);
-    while at < N {
-        units[at] = text[at] as u16;
-        at += 1;
-    }
-    units
-}
-
-static NAME: [u16; 12] = wide(b"\\Device\\Wdm\0");
-static LINK: [u16; 19] = wide(b"\\DosDevices\\Wdm-1\0\0");
+static NAME: Wide<11> = wide(b"\\Device\\Wdm");
+static LINK: Wide<17> = wide(b"\\DosDevices\\Wdm-1");
 static DEVICE: AtomicUsize = AtomicUsize::new(0);
 static LOCK: AtomicUsize = AtomicUsize::new(0);
 /// The request that waits to be cancelled.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-fn string(text: &'static [u16], length: usize) -> UnicodeString {
-    UnicodeString { length: 2 * length as u16, maximum: 2 * length as u16, buffer: text.as_ptr() as Ptr }
-}
-
 #[unsafe(no_mangle)]
 pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
-    let (name, link) = (string(&NAME, 11), string(&LINK, 17));
+    let (name, link) = (NAME.string(), LINK.string());
     let mut device: Ptr = 0;
     unsafe {
         let status = IoCreateDevice(driver, 16, &raw const name as Ptr, 0x22, 0, 1, &raw mut device as Ptr);
@@ -93,49 +37,28 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         }
         DEVICE.store(device, SeqCst);
         // DEVICE_OBJECT.Flags.
-        let flags = (device + 48) as *mut u32;
-        flags.write(flags.read() | TRANSFER);
+        put(device + 48, get::<u32>(device + 48) | TRANSFER);
         let status = IoCreateSymbolicLink(&raw const link as Ptr, &raw const name as Ptr);
         if status < 0 {
             IoDeleteDevice(device);
             return status;
         }
-        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
-        // IRP_MJ_CREATE, CLOSE, READ, WRITE, DEVICE_CONTROL, CLEANUP.
-        for major in [0, 2, 3, 4, 14, 18] {
-            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
-        }
     }
+    // IRP_MJ_CREATE, CLOSE, READ, WRITE, DEVICE_CONTROL, CLEANUP.
+    serve(driver, unload, dispatch, &[0, 2, 3, 4, 14, 18]);
     0
 }
 
 extern "system" fn unload(_: Ptr) {
-    let link = string(&LINK, 17);
+    let link = LINK.string();
     unsafe {
         IoDeleteSymbolicLink(&raw const link as Ptr);
         IoDeleteDevice(DEVICE.load(SeqCst));
     }
 }
 
-fn get<T: Copy>(address: Ptr) -> T {
-    unsafe { (address as *const T).read() }
-}
-
-fn put<T>(address: Ptr, value: T) {
-    unsafe { (address as *mut T).write(value) };
-}
-
-/// Completes a request: IRP.IoStatus.
-fn complete(irp: Ptr, status: u32, information: u64) -> i32 {
-    put(irp + 48, u64::from(status));
-    put(irp + 56, information);
-    unsafe { IofCompleteRequest(irp, 0) };
-    status as i32
-}
-
 extern "system" fn dispatch(device: Ptr, irp: Ptr) -> i32 {
-    // IRP.Tail.Overlay.CurrentStackLocation.
-    let location: Ptr = get(irp + 184);
+    let location = location_of(irp);
     let length = get::<u32>(location + 8) as usize;
     match get::<u8>(location) {
         3 => complete(irp, 0, fill(transfer(irp), length)),
@@ -176,7 +99,7 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
     let input = get::<u32>(location + 16) as usize;
     let code: u32 = get(location + 24);
     let system: Ptr = get(irp + 24);
-    match code >> 2 & 0xFFF {
+    match function_of(location) {
         // The sum of the input, into the output.
         0x800 => {
             let (from, to) = match code & 3 {

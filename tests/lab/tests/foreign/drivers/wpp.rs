@@ -7,29 +7,10 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-type Ptr = usize;
+include!(env!("DRIVER_NT"));
 
 const BUFFER_TOO_SMALL: u32 = 0xC000_0023;
 const NOT_SUPPORTED: u32 = 0xC000_00BB;
-
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        characteristics: u32,
-        exclusive: u8,
-        device: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn IofCompleteRequest(irp: Ptr, boost: i8);
-    fn IoWMIRegistrationControl(device: Ptr, action: u32) -> i32;
-    fn IoWMIWriteEvent(event: Ptr) -> i32;
-    fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
-    fn MmGetSystemRoutineAddress(name: Ptr) -> Ptr;
-}
 
 type Version = extern "system" fn(Ptr, Ptr, Ptr, Ptr) -> u8;
 type RegisterClassic = extern "system" fn(Ptr, u32, Ptr, Ptr, Ptr) -> i32;
@@ -48,25 +29,16 @@ static FLAGS: AtomicU64 = AtomicU64::new(0);
 /// WmiTraceMessage, WmiQueryTraceInformation and EtwUnregister.
 static FOUND: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
 
-fn get<T: Copy>(address: Ptr) -> T {
-    unsafe { (address as *const T).read_unaligned() }
-}
-
-fn put<T>(address: Ptr, value: T) {
-    unsafe { (address as *mut T).write_unaligned(value) };
-}
-
 fn find<const N: usize>(name: &[u8; N]) -> Ptr {
-    let units = name.map(u16::from);
-    let length = 2 * N as u64;
-    let string = [length | length << 16, units.as_ptr() as u64];
-    unsafe { MmGetSystemRoutineAddress(&raw const string as Ptr) }
+    let name = wide(name);
+    let name = name.string();
+    unsafe { MmGetSystemRoutineAddress(&raw const name as Ptr) }
 }
 
 #[unsafe(no_mangle)]
 pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
-    let name = b"\\Device\\Wpp".map(u16::from);
-    let name = [22 | 22 << 16, name.as_ptr() as u64];
+    let name = wide(b"\\Device\\Wpp");
+    let name = name.string();
     let mut device: Ptr = 0;
     let status =
         unsafe { IoCreateDevice(driver, 0, &raw const name as Ptr, 0x22, 0, 0, &raw mut device as Ptr) };
@@ -74,10 +46,7 @@ pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         return status;
     }
     DEVICE.store(device, SeqCst);
-    put(driver + 104, unload as *const () as Ptr);
-    for major in [0, 2, 14, 18, 23] {
-        put(driver + 112 + 8 * major, dispatch as *const () as Ptr);
-    }
+    serve(driver, unload, dispatch, &[0, 2, 14, 18, 23]);
     let mut major = 0u32;
     let version: Version = unsafe { core::mem::transmute(find(b"PsGetVersion")) };
     version(&raw mut major as Ptr, 0, 0, 0);
@@ -138,8 +107,7 @@ fn level() -> u64 {
 }
 
 extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
-    // IRP.Tail.Overlay.CurrentStackLocation.
-    let location: Ptr = get(irp + 184);
+    let location = location_of(irp);
     let (status, information) = match get::<u8>(location) {
         23 => wmi(location),
         14 => {
@@ -162,10 +130,7 @@ extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
         }
         _ => (0, 0),
     };
-    put(irp + 48, u64::from(status));
-    put(irp + 56, information);
-    unsafe { IofCompleteRequest(irp, 0) };
-    status as i32
+    complete(irp, status, information)
 }
 
 /// IRP_MN_REGINFO_EX for this device: two blocks, in a buffer that is large enough.

@@ -52,21 +52,12 @@ pub fn string(text: &str) -> Text {
     Text { lengths: [2 * count as u16; 2], buffer: 0, units }
 }
 
-/// Completes a request: IRP.IoStatus.
-pub unsafe fn complete(irp: Ptr, status: u32, information: u64) {
-    unsafe {
-        ((irp + 48) as *mut u64).write(status.into());
-        ((irp + 56) as *mut u64).write(information);
-        IofCompleteRequest(irp, 0);
-    }
-}
-
 /// Answers the current request in place of the dispatch routine, which returns `status`.
 pub unsafe fn answer_request(completed: Option<u32>, status: u32) {
     ANSWERED.store(true, SeqCst);
     ANSWER.store(status, SeqCst);
     if let Some(completed) = completed {
-        unsafe { complete(REQUEST.load(SeqCst), completed, 0) };
+        complete(REQUEST.load(SeqCst), completed, 0);
     }
 }
 
@@ -77,7 +68,7 @@ pub fn request() -> Ptr {
 
 /// The stack location of the current request.
 pub unsafe fn location() -> Ptr {
-    unsafe { ((REQUEST.load(SeqCst) + 184) as *const Ptr).read() }
+    location_of(REQUEST.load(SeqCst))
 }
 
 /// IoMarkIrpPending.
@@ -100,7 +91,7 @@ pub unsafe fn control_irp(input: Ptr) -> Ptr {
 pub unsafe fn send_irp(irp: Ptr, routine: Ptr) {
     unsafe {
         // The next stack location, with SL_INVOKE_ON_SUCCESS and ON_ERROR.
-        let next = ((irp + 184) as *const Ptr).read() - 72;
+        let next = location_of(irp) - LOCATION;
         poke(next, 18);
         if routine != 0 {
             poke(next + 3, 0xC0);
@@ -112,8 +103,7 @@ pub unsafe fn send_irp(irp: Ptr, routine: Ptr) {
 
 /// A completion routine that keeps the request.
 pub extern "system" fn kept(_: Ptr, _: Ptr, _: Ptr) -> i32 {
-    // STATUS_MORE_PROCESSING_REQUIRED.
-    0xC000_0016_u32 as i32
+    MORE_PROCESSING_REQUIRED
 }
 
 /// A request that the driver's own device has, and does not complete.
@@ -372,9 +362,8 @@ pub unsafe fn wait(timeout: Option<i64>) -> i32 {
 /// Reads the REG_DWORD `Bug` by a name with these lengths. 0 if it is absent.
 pub unsafe fn query(key: Ptr, lengths: &[u16; 2]) -> u32 {
     let name = ['B' as u16, 'u' as u16, 'g' as u16];
-    #[repr(C)]
-    struct UnicodeString([u16; 2], Ptr);
-    let string = UnicodeString(*lengths, name.as_ptr() as Ptr);
+    let [length, maximum] = *lengths;
+    let string = UnicodeString { length, maximum, buffer: name.as_ptr() as Ptr };
     // KEY_VALUE_PARTIAL_INFORMATION: index, type, length, data.
     let mut information = [0u32; 4];
     let mut length = 0u32;

@@ -527,7 +527,7 @@ bugs! {
     Request IRP_NOT_COMPLETED => { request(); answer_request(None, 0) };
     Request IRP_STATUS_DIFFERS => { request(); answer_request(Some(0xC000_0001), 0) };
     Request IRP_STATUS_ILLEGAL => { request(); answer_request(Some(0), u32::MAX) };
-    Request IRP_INFORMATION => { answer_request(None, 0); complete(request(), 0, 4096) };
+    Request IRP_INFORMATION => { answer_request(None, 0); complete(request(), 0, 4096); };
 
     Unload WMI_PROVIDER_LEFT => {
         // A structure that begins with the address of a callback.
