@@ -230,11 +230,8 @@ mod tests {
         let condition = |field, match_type, value| Condition { field, match_type, value };
         let path: Arc<[u8]> = "\\a.exe\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let filter = Filter {
-            key: Guid::nil(),
             display: named("web"),
             flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
-            provider: None,
-            layer,
             sublayer: Guid::from_u128(1),
             weight: Value::Uint64(5),
             conditions: vec![
@@ -251,9 +248,8 @@ mod tests {
                 ),
                 condition(field("ALE_APP_ID"), MatchType::Equal, Value::ByteBlob(path)),
             ],
-            action: ActionType::CALLOUT_UNKNOWN,
             callout: Some(Guid::from_u128(2)),
-            raw_context: 0,
+            ..Filter::new(layer, ActionType::CALLOUT_UNKNOWN)
         };
         engine.filter_add(session, filter).unwrap();
         let text = objects(&engine, &engine.inventory().without(&before));

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
-use machine::status::Status;
 use machine::wfp::{
     ActionType, BfeState, CALLOUT_FLAG_PERSISTENT, Callout, CalloutDriver, ClassifyOut, Condition,
     DisplayData, Engine, FILTER_FLAG_BOOTTIME, FILTER_FLAG_CLEAR_ACTION_RIGHT,
-    FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, Guid, LayerId, NotifyType,
-    RIGHT_ACTION_WRITE, Request, RuntimeFilter, Session, Sublayer, Value,
+    FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, RIGHT_ACTION_WRITE, Request,
+    RuntimeFilter, Session, Sublayer, Value,
 };
 
 use super::state::{self, Key, State};
@@ -177,14 +176,4 @@ impl CalloutDriver for Stand {
             _ => ActionType::CONTINUE,
         };
     }
-
-    fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
-        Status::SUCCESS
-    }
-
-    fn has_flow_delete(&self) -> bool {
-        false
-    }
-
-    fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
 }

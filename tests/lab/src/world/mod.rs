@@ -1,6 +1,7 @@
 //! A running world: network namespace, machine, host, and maybe the driver.
 
 pub mod apart;
+pub mod product;
 pub mod reinjector;
 pub mod stronger;
 

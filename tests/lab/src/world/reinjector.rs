@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use machine::status::Status;
+use anyhow::Result;
 use machine::wfp::{
-    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Callout, CalloutDriver, ClassifyOut, Demand, DisplayData, Engine,
-    Entry, Filter, Guid, Injection, InjectionState, LayerData, LayerId, NotifyType, RIGHT_ACTION_WRITE,
-    Request, RuntimeFilter, Session, Sublayer, Value, injection_state,
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, CalloutDriver, ClassifyOut, Demand, Engine, Entry, Guid, Injection,
+    InjectionState, LayerData, RIGHT_ACTION_WRITE, Request, RuntimeFilter, Value, injection_state,
 };
+
+use super::product::Product;
 
 /// Where it injects what it has taken at INBOUND_IPPACKET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const HANDLE: u64 = 0x7265_696e_6a65_6374;
 /// `FWP_CONDITION_FLAG_IS_LOOPBACK` (`fwptypes.h`).
 const IS_LOOPBACK: u32 = 1;
 
-struct Product {
+struct Reinjector {
     engine: std::sync::Weak<Engine>,
     into: Reinjects,
 }
@@ -39,38 +39,16 @@ struct Product {
 pub fn add(engine: &Arc<Engine>, into: Reinjects) -> Result<()> {
     const SUBLAYER: Guid = Guid::from_u128(0x8e25_41b3_7d0c_4f6a_9b18_c3e7_5a20_d96f);
     const CALLOUT: u128 = 0x2b90_6cd4_18f7_4e3d_a5c2_7f61_0b94_e850;
-    let display = DisplayData { name: Some("takes and injects".into()), description: None };
-    let session = engine.open(Session { display: display.clone(), ..Session::default() })?;
-    let sublayer =
-        Sublayer { key: SUBLAYER, display: display.clone(), weight: u16::MAX, ..Sublayer::default() };
-    engine.sublayer_add(session, sublayer).to_result()?;
+    let product = Product::add(engine, "takes and injects", 0, SUBLAYER, u16::MAX)?;
     for (number, layer) in (0..).zip(["INBOUND_IPPACKET_V4", "INBOUND_IPPACKET_V6"]) {
-        let layer = engine.layer_by_name(layer).with_context(|| format!("no layer {layer}"))?.key;
         let key = Guid::from_u128(CALLOUT + number);
-        let product = Product { engine: Arc::downgrade(engine), into };
-        engine.callout_register(key, 0, Arc::new(product))?;
-        let callout =
-            Callout { key, display: display.clone(), applicable_layer: layer, ..Callout::default() };
-        engine.callout_add(session, callout)?;
-        let filter = Filter {
-            key: Guid::nil(),
-            display: display.clone(),
-            flags: 0,
-            provider: None,
-            layer,
-            sublayer: SUBLAYER,
-            weight: Value::Empty,
-            conditions: Vec::new(),
-            action: ActionType::CALLOUT_UNKNOWN,
-            callout: Some(key),
-            raw_context: 0,
-        };
-        engine.filter_add(session, filter)?;
+        product.callout(layer, key, Arc::new(Reinjector { engine: Arc::downgrade(engine), into }))?;
+        product.filter(layer, ActionType::CALLOUT_UNKNOWN, |filter| filter.callout = Some(key))?;
     }
     Ok(())
 }
 
-impl Product {
+impl Reinjector {
     /// The packet, if the product takes it. What the machine has sent to itself, and at the
     /// transport layer a fragment, stays where it is.
     fn takes(&self, engine: &Engine, request: &Request<'_>) -> Option<(Entry, Vec<u8>)> {
@@ -92,7 +70,7 @@ impl Product {
     }
 }
 
-impl CalloutDriver for Product {
+impl CalloutDriver for Reinjector {
     fn classify(&self, request: &Request<'_>, _: &RuntimeFilter, _: u64, out: &mut ClassifyOut) {
         let Some(engine) = self.engine.upgrade() else { return };
         if out.rights & RIGHT_ACTION_WRITE == 0 {
@@ -108,14 +86,4 @@ impl CalloutDriver for Product {
         out.flags |= CLASSIFY_OUT_FLAG_ABSORB;
         engine.demands.demand(Demand::Inject { entry, packets: vec![packet], injections }, |_| ());
     }
-
-    fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
-        Status::SUCCESS
-    }
-
-    fn has_flow_delete(&self) -> bool {
-        false
-    }
-
-    fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
 }

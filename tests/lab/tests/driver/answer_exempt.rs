@@ -7,14 +7,15 @@ use lab::explain::Firewall;
 use lab::scan::{self, Technique};
 use lab::setup::{self, Target};
 use lab::world::Plan;
+use lab::world::product::Product;
 use machine::host::{OpenPoints, UdpDiscard};
 use machine::nt::Options;
 use machine::nt::registry::RegistryValue;
 use machine::status::Status;
 use machine::wfp::{
-    ActionType, Callout, CalloutDriver, ClassifyOut, Condition, Decision, DisplayData, Engine,
-    FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid, LayerId, MatchType, NotifyType, RIGHT_ACTION_WRITE,
-    Request, RuntimeFilter, SESSION_FLAG_DYNAMIC, Session, Sublayer, Value, named_guid,
+    ActionType, CalloutDriver, ClassifyOut, Condition, Decision, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT,
+    Filter, Guid, MatchType, RIGHT_ACTION_WRITE, Request, RuntimeFilter, SESSION_FLAG_DYNAMIC, Value,
+    named_guid,
 };
 use machine::wire::Family;
 
@@ -38,33 +39,18 @@ impl CalloutDriver for Drops {
             }
         }
     }
-
-    fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
-        Status::SUCCESS
-    }
-
-    fn has_flow_delete(&self) -> bool {
-        false
-    }
-
-    fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
-}
-
-fn display() -> DisplayData {
-    DisplayData { name: Some("another product's".into()), description: None }
 }
 
 /// A sublayer of a weight, with filters at some layers.
 struct Other<'a> {
     engine: &'a Engine,
-    session: machine::wfp::SessionId,
-    sublayer: Guid,
+    product: Product<'a>,
     callouts: Vec<u32>,
 }
 
 impl Drop for Other<'_> {
     fn drop(&mut self) {
-        assert_eq!(self.engine.close(self.session), Status::SUCCESS);
+        assert_eq!(self.engine.close(self.product.session), Status::SUCCESS);
         for callout in &self.callouts {
             assert_eq!(self.engine.callout_unregister_by_id(*callout), Status::SUCCESS);
         }
@@ -73,44 +59,32 @@ impl Drop for Other<'_> {
 
 impl<'a> Other<'a> {
     fn new(engine: &'a Engine, weight: u16) -> Self {
-        let session = engine
-            .open(Session { display: display(), flags: SESSION_FLAG_DYNAMIC, ..Session::default() })
-            .unwrap();
         let key = Guid::from_u128(u128::from(weight) + 1);
-        let sublayer = Sublayer { key, display: display(), weight, ..Sublayer::default() };
-        assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
-        Self { engine, session, sublayer: key, callouts: Vec::new() }
+        let product = Product::add(engine, "another product's", SESSION_FLAG_DYNAMIC, key, weight).unwrap();
+        Self { engine, product, callouts: Vec::new() }
     }
 
     /// Adds a filter that drops packets without these flags, by a callout or by itself.
     fn drop_at(&mut self, layer: &str, none_of: u32, callout: Option<(Guid, bool)>) {
-        let layer = self.engine.layer_by_name(layer).unwrap().key;
         if let Some((key, clears_right)) = callout {
-            let object =
-                Callout { key, display: display(), flags: 0, provider: None, applicable_layer: layer };
-            let _added_or_there = self.engine.callout_add(self.session, object);
-            self.callouts
-                .push(self.engine.callout_register(key, 0, Arc::new(Drops { clears_right })).unwrap());
+            let drops = Arc::new(Drops { clears_right });
+            self.callouts.push(self.product.callout(layer, key, drops).unwrap());
         }
         let condition = Condition {
             field: named_guid("FWPM_CONDITION_FLAGS").unwrap(),
             match_type: MatchType::FlagsNoneSet,
             value: Value::Uint32(none_of),
         };
-        let filter = Filter {
-            key: Guid::nil(),
-            display: display(),
-            flags: if callout.is_none() { FILTER_FLAG_CLEAR_ACTION_RIGHT } else { 0 },
-            provider: None,
-            layer,
-            sublayer: self.sublayer,
-            weight: Value::Empty,
-            conditions: vec![condition],
-            action: if callout.is_some() { ActionType::CALLOUT_TERMINATING } else { ActionType::BLOCK },
-            callout: callout.map(|(key, _)| key),
-            raw_context: 0,
+        let (action, flags) = match callout {
+            Some(_) => (ActionType::CALLOUT_TERMINATING, 0),
+            None => (ActionType::BLOCK, FILTER_FLAG_CLEAR_ACTION_RIGHT),
         };
-        self.engine.filter_add(self.session, filter).unwrap();
+        let change = |filter: &mut Filter| {
+            filter.flags = flags;
+            filter.conditions.push(condition);
+            filter.callout = callout.map(|(key, _)| key);
+        };
+        self.product.filter(layer, action, change).unwrap();
     }
 }
 

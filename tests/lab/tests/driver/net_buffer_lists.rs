@@ -5,12 +5,12 @@ use lab::bench::stage::Stage;
 use lab::counters::Counters;
 use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::Family;
+use lab::world::product::Product;
 use machine::etw::Enable;
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, Options};
 use machine::wfp::{
-    ActionType, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid, SESSION_FLAG_DYNAMIC,
-    Session, SessionId, Sublayer, Value,
+    ActionType, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid, SESSION_FLAG_DYNAMIC, SessionId, Value,
 };
 
 fn stage(net_buffer_lists: usize, net_buffers: usize) -> Stage {
@@ -109,7 +109,7 @@ fn a_packet_that_a_heavier_sublayer_takes_is_counted_when_it_comes_again() {
             let layer = engine.layer_by_name(&name).unwrap();
             let shown = data.at(layer);
             let trace = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
-            let session = block(engine, layer.key);
+            let session = block(engine, layer.name);
             for _ in 0..3 {
                 assert!(engine.classify(&shown.request()).blocked());
             }
@@ -127,28 +127,12 @@ fn a_packet_that_a_heavier_sublayer_takes_is_counted_when_it_comes_again() {
 }
 
 /// Blocks at a layer in the heaviest sublayer, until the session is closed.
-fn block(engine: &Engine, layer: Guid) -> SessionId {
-    let display = DisplayData { name: Some("another driver".into()), description: None };
-    let flags = SESSION_FLAG_DYNAMIC;
-    let session = engine.open(Session { display: display.clone(), flags, ..Session::default() }).unwrap();
+fn block(engine: &Engine, layer: &str) -> SessionId {
     let key = Guid::from_u128(0x0c5b_5d0e_8b61_4c0e_9b1d_0e3c_55e8_7a10);
-    let sublayer = Sublayer { key, display: display.clone(), weight: u16::MAX, ..Sublayer::default() };
-    assert!(engine.sublayer_add(session, sublayer).is_success());
-    let filter = Filter {
-        key: Guid::nil(),
-        display,
-        flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
-        provider: None,
-        layer,
-        sublayer: key,
-        weight: Value::Empty,
-        conditions: Vec::new(),
-        action: ActionType::BLOCK,
-        callout: None,
-        raw_context: 0,
-    };
-    engine.filter_add(session, filter).unwrap();
-    session
+    let product = Product::add(engine, "another driver", SESSION_FLAG_DYNAMIC, key, u16::MAX).unwrap();
+    let hard = |filter: &mut Filter| filter.flags = FILTER_FLAG_CLEAR_ACTION_RIGHT;
+    product.filter(layer, ActionType::BLOCK, hard).unwrap();
+    product.session
 }
 
 /// A list gets one verdict, by its first packet.

@@ -1,10 +1,9 @@
 //! Verdicts at INBOUND_TRANSPORT_DISCARD, one packet at a time.
 
+use lab::world::product::Product;
 use machine::nt::{Irql, MdlMapping, NblLayout, Options};
-use machine::status::Status;
 use machine::wfp::{
-    ActionType, CLASSIFY_OUT_FLAG_ABSORB, DisplayData, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, FlowHandle,
-    Guid, Metadata, Session, Sublayer, Value,
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, FILTER_FLAG_CLEAR_ACTION_RIGHT, FlowHandle, Guid, Metadata,
 };
 
 use super::probe::{Bench, GENERAL, Probe, RST, TRANSPORT};
@@ -26,26 +25,9 @@ fn a_block_is_hard_and_absorbs_nothing() {
 
 /// Adds another filter in a heavier sublayer than the driver's.
 fn stronger(bench: &Bench, family: &str, action: ActionType) {
-    let engine = bench.machine.engine();
-    let display = DisplayData { name: Some("stronger".into()), description: None };
-    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
-    let key = Guid::from_u128(1);
-    let sublayer = Sublayer { key, display: display.clone(), weight: 0xffff, ..Sublayer::default() };
-    assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
-    let filter = Filter {
-        key: Guid::nil(),
-        display,
-        flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
-        provider: None,
-        layer: engine.layer_by_name(&format!("INBOUND_TRANSPORT_{family}_DISCARD")).unwrap().key,
-        sublayer: key,
-        weight: Value::Empty,
-        conditions: Vec::new(),
-        action,
-        callout: None,
-        raw_context: 0,
-    };
-    engine.filter_add(session, filter).unwrap();
+    let product = Product::add(bench.machine.engine(), "stronger", 0, Guid::from_u128(1), u16::MAX).unwrap();
+    let layer = format!("INBOUND_TRANSPORT_{family}_DISCARD");
+    product.filter(&layer, action, |filter| filter.flags = FILTER_FLAG_CLEAR_ACTION_RIGHT).unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use machine::nt::Options;
 use machine::nt::journal::Call;
 use machine::status::Status;
 use machine::wfp::{
-    ActionType, Callout, Change, Decision, DisplayData, Engine, Filter, Guid, LayerInfo, Provider, Session,
+    ActionType, Callout, Change, Decision, DisplayData, Engine, Filter, LayerInfo, Provider, Session,
     Sublayer, Value,
 };
 
@@ -117,18 +117,13 @@ fn leave(engine: &Engine, calls: &[Call]) {
                 engine.callout_add(session, callout).unwrap();
             }
             "FwpmFilterAdd0" => {
+                let action = ActionType(call.number("filter.action.type").unwrap() as u32);
                 let filter = Filter {
-                    key: Guid::nil(),
                     display: display(),
                     flags: call.number("filter.flags").unwrap() as u32,
-                    provider: None,
-                    layer: guid("filter.layerKey"),
                     sublayer: guid("filter.subLayerKey"),
-                    weight: Value::Empty,
-                    conditions: Vec::new(),
-                    action: ActionType(call.number("filter.action.type").unwrap() as u32),
                     callout: Some(guid("filter.action.@u1")),
-                    raw_context: 0,
+                    ..Filter::new(guid("filter.layerKey"), action)
                 };
                 engine.filter_add(session, filter).unwrap();
             }

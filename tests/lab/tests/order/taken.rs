@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use lab::hushport::EVENT_PROVIDER;
 use lab::setup::{self, Target};
+use lab::world::product::Product;
 use lab::world::{Plan, World};
 use machine::etw::{Enable, Event};
 use machine::host::{Application, Options};
 use machine::nt::registry::RegistryValue;
-use machine::status::Status;
 use machine::wfp::{
-    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Callout, CalloutDriver, ClassifyOut, Demand, DisplayData, Engine,
-    Entry, Filter, Guid, Injection, LayerData, LayerId, NotifyType, RIGHT_ACTION_WRITE, Request,
-    RuntimeFilter, SESSION_FLAG_DYNAMIC, Session, Sublayer, Value,
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, CalloutDriver, ClassifyOut, Demand, Engine, Entry, Guid, Injection,
+    LayerData, RIGHT_ACTION_WRITE, Request, RuntimeFilter, SESSION_FLAG_DYNAMIC, Value,
 };
 use machine::wire::Family;
 
@@ -54,16 +53,6 @@ impl CalloutDriver for Takes {
         out.flags |= CLASSIFY_OUT_FLAG_ABSORB;
         out.rights &= !RIGHT_ACTION_WRITE;
     }
-
-    fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
-        Status::SUCCESS
-    }
-
-    fn has_flow_delete(&self) -> bool {
-        false
-    }
-
-    fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
 }
 
 fn remote(engine: &Engine, request: &Request<'_>) -> Option<std::net::IpAddr> {
@@ -76,35 +65,15 @@ fn remote(engine: &Engine, request: &Request<'_>) -> Option<std::net::IpAddr> {
 
 /// Adds the callouts at a layer of both families.
 fn take(engine: &Arc<Engine>, way: &str, weight: u16) {
-    let display = DisplayData { name: Some("another driver".into()), description: None };
-    let flags = SESSION_FLAG_DYNAMIC;
-    let session = engine.open(Session { display: display.clone(), flags, ..Session::default() }).unwrap();
     let sublayer = Guid::from_u128(0x1234_5678_9abc_def0);
-    let added = Sublayer { key: sublayer, display: display.clone(), weight, ..Sublayer::default() };
-    assert!(engine.sublayer_add(session, added).is_success());
+    let product = Product::add(engine, "another driver", SESSION_FLAG_DYNAMIC, sublayer, weight).unwrap();
     for (number, family) in Family::BOTH.into_iter().enumerate() {
         let family = if family == Family::V4 { "V4" } else { "V6" };
-        let layer = engine.layer_by_name(&format!("{way}_TRANSPORT_{family}")).unwrap().key;
+        let layer = format!("{way}_TRANSPORT_{family}");
         let key = Guid::from_u128(0xfeed + number as u128);
         let takes = Takes { engine: Arc::downgrade(engine), is_outbound: way == "OUTBOUND" };
-        engine.callout_register(key, 0, Arc::new(takes)).unwrap();
-        let callout =
-            Callout { key, display: display.clone(), flags: 0, provider: None, applicable_layer: layer };
-        engine.callout_add(session, callout).unwrap();
-        let filter = Filter {
-            key: Guid::nil(),
-            display: display.clone(),
-            flags: 0,
-            provider: None,
-            layer,
-            sublayer,
-            weight: Value::Empty,
-            conditions: Vec::new(),
-            action: ActionType::CALLOUT_UNKNOWN,
-            callout: Some(key),
-            raw_context: 0,
-        };
-        engine.filter_add(session, filter).unwrap();
+        product.callout(&layer, key, Arc::new(takes)).unwrap();
+        product.filter(&layer, ActionType::CALLOUT_UNKNOWN, |filter| filter.callout = Some(key)).unwrap();
     }
 }
 

@@ -245,19 +245,8 @@ fn display() -> DisplayData {
 }
 
 fn filter(layer: &LayerInfo) -> Filter {
-    Filter {
-        key: Guid::nil(),
-        display: display(),
-        flags: 0,
-        provider: None,
-        layer: layer.key,
-        sublayer: Guid::nil(),
-        weight: Value::Empty,
-        conditions: Vec::new(),
-        action: ActionType::CALLOUT_UNKNOWN,
-        callout: Some(callout_key()),
-        raw_context: 0,
-    }
+    let callout = Some(callout_key());
+    Filter { display: display(), callout, ..Filter::new(layer.key, ActionType::CALLOUT_UNKNOWN) }
 }
 
 /// Adds the object of the driver's callout and, if `hard_permit`, a hard permit that

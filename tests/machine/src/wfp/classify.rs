@@ -185,11 +185,15 @@ pub trait CalloutDriver: Send + Sync {
         out: &mut ClassifyOut,
     );
     /// `notifyFn`; the key is `None` for a delete.
-    fn notify(&self, kind: NotifyType, key: Option<Guid>, filter: &RuntimeFilter) -> Status;
+    fn notify(&self, _kind: NotifyType, _key: Option<Guid>, _filter: &RuntimeFilter) -> Status {
+        Status::SUCCESS
+    }
     /// Whether the callout has a `flowDeleteFn`.
-    fn has_flow_delete(&self) -> bool;
+    fn has_flow_delete(&self) -> bool {
+        false
+    }
     /// `flowDeleteFn`.
-    fn flow_delete(&self, layer: LayerId, callout_id: u32, flow_context: u64);
+    fn flow_delete(&self, _layer: LayerId, _callout_id: u32, _flow_context: u64) {}
 }
 
 /// A call of a `classifyFn`, with its changes.

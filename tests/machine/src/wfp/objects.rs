@@ -106,6 +106,25 @@ pub struct Filter {
     pub raw_context: u64,
 }
 
+impl Filter {
+    /// A filter without name, conditions and callout, in the default sublayer.
+    pub fn new(layer: Guid, action: ActionType) -> Self {
+        Self {
+            key: Guid::nil(),
+            display: DisplayData::default(),
+            flags: 0,
+            provider: None,
+            layer,
+            sublayer: Guid::nil(),
+            weight: Value::Empty,
+            conditions: Vec::new(),
+            action,
+            callout: None,
+            raw_context: 0,
+        }
+    }
+}
+
 /// A call that changed the engine's objects, in the order of the calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is named after its function")]

@@ -5,10 +5,8 @@
 //! everything pass.
 
 use super::{
-    ActionType, CalloutDriver, ClassifyOut, Discard, Guid, LayerId, NotifyType, RIGHT_ACTION_WRITE, Request,
-    RuntimeFilter, SilentDrop,
+    ActionType, CalloutDriver, ClassifyOut, Discard, RIGHT_ACTION_WRITE, Request, RuntimeFilter, SilentDrop,
 };
-use crate::status::Status;
 
 /// `FwpsDiscardModuleTransport`, `InetDiscardEndpointNotFound` and
 /// `InetDiscardPauseAccept` (`fwpstypes.h`, `fwpsk.h`).
@@ -59,14 +57,4 @@ impl CalloutDriver for WindowsCallout {
             out.action = ActionType::CONTINUE;
         }
     }
-
-    fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
-        Status::SUCCESS
-    }
-
-    fn has_flow_delete(&self) -> bool {
-        false
-    }
-
-    fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
 }

@@ -12,7 +12,7 @@ use machine::host::documented::FLOWS;
 use machine::host::{Event, HostHandle, LIFECYCLES, State};
 use machine::image::KERNEL_STACK_SIZE;
 use machine::nt::Trace;
-use machine::wfp::{ActionType, DisplayData, Engine, Filter, Guid, Session, SessionId, Value};
+use machine::wfp::{ActionType, DisplayData, Engine, Filter, Session, SessionId, Value};
 use machine::wire::{Family, Network};
 use serde::{Deserialize, Serialize};
 
@@ -198,19 +198,7 @@ fn change(engine: &Engine, session: &mut Option<SessionId>, family: Family, fore
         None => engine.open(Session { display: name.clone(), flags: DYNAMIC, ..Session::default() })?,
     };
     *session = Some(opened);
-    let filter = Filter {
-        key: Guid::nil(),
-        display: name,
-        flags: 0,
-        provider: None,
-        layer,
-        sublayer: Guid::nil(),
-        weight: Value::Uint8(weight),
-        conditions: Vec::new(),
-        action,
-        callout: None,
-        raw_context: 0,
-    };
+    let filter = Filter { display: name, weight: Value::Uint8(weight), ..Filter::new(layer, action) };
     engine.filter_add(opened, filter)?;
     Ok(())
 }

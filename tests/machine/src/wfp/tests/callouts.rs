@@ -269,10 +269,6 @@ fn a_callout_may_call_the_engine_while_it_is_notified() {
             assert_eq!(engine.bfe_state(), BfeState::Running);
             Status::SUCCESS
         }
-        fn has_flow_delete(&self) -> bool {
-            false
-        }
-        fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
     }
     let engine = Engine::new();
     let nosy = Nosy(Mutex::new(Some(Arc::downgrade(&engine))));
@@ -295,10 +291,6 @@ fn a_session_closed_during_a_notice_takes_the_filter_along() {
             }
             Status::SUCCESS
         }
-        fn has_flow_delete(&self) -> bool {
-            false
-        }
-        fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
     }
     let engine = Engine::new();
     let session = open(&engine);

@@ -103,10 +103,6 @@ fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
             *self.0.locked() = Some(filter.weight);
             Status::SUCCESS
         }
-        fn has_flow_delete(&self) -> bool {
-            false
-        }
-        fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
     }
     let (engine, session) = engine();
     engine.callout_register(key(1), 0, Arc::new(Notified(seen.clone()))).unwrap();

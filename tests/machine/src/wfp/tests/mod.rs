@@ -122,19 +122,7 @@ fn callout(number: u128) -> Callout {
 
 /// A filter at [`LAYER`] in the default sublayer.
 fn filter(action: ActionType) -> Filter {
-    Filter {
-        key: Guid::nil(),
-        display: named("filter"),
-        flags: 0,
-        provider: None,
-        layer: layer_key(LAYER),
-        sublayer: Guid::nil(),
-        weight: Value::Empty,
-        conditions: Vec::new(),
-        action,
-        callout: None,
-        raw_context: 0,
-    }
+    Filter { display: named("filter"), ..Filter::new(layer_key(LAYER), action) }
 }
 
 fn callout_filter(action: ActionType, callout: u128) -> Filter {
