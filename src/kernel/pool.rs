@@ -93,7 +93,9 @@ impl Block {
         // pool, which may be had at any IRQL at which this crate runs.
         let base = unsafe { ffi::ExAllocatePool2(ffi::POOL_FLAG_NON_PAGED, size as ffi::SIZE_T, tag.0) };
         let base = NonNull::new(base.cast::<u8>()).ok_or(Status::INSUFFICIENT_RESOURCES)?;
-        let offset = base.as_ptr().align_offset(align).min(spare);
+        // To the next multiple of a power of two; `align_offset` would panic for others.
+        let offset = base.addr().get().wrapping_neg() & align.wrapping_sub(1);
+        let offset = offset.min(spare);
         // SAFETY: `spare` bytes more than `size` were allocated.
         let data = unsafe { base.add(offset) };
         Ok(Self { data, base })

@@ -21,7 +21,7 @@ use super::world::{Watched, datagrams, eventually, exchange, plan, start};
 const MOST: [(&str, usize); 9] = [
     ("BFE callback", 256),
     ("DriverEntry", 7424),
-    ("DriverUnload", 1536),
+    ("DriverUnload", 1664),
     ("classifyFn", 2560),
     ("enable callback", 2304),
     ("flowDeleteFn", 1408),

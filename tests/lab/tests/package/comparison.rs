@@ -195,7 +195,7 @@ fn an_input_that_differs_may_explain_it() {
     });
     assert!(text.contains("explained by the compiler") && text.contains("theirs rustc 1.0.0"), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");
-    let text = change("profile", |input| input.version = input.version.replace("\"s\"", "3"));
+    let text = change("profile", |input| input.version = input.version.replace("\"z\"", "3"));
     assert!(text.contains("explained by the profile") && text.contains("opt-level=3"), "{text}");
     // Another libclang that has made the same declarations changes nothing. Resources and
     // the time do not reach code.

@@ -166,7 +166,7 @@ fn the_record_has_every_input_and_what_came_out() {
     assert!(has_files.iter().all(|name| !info.inputs[*name].sha256.is_empty()), "{text}");
     assert!(info.inputs["libclang"].made.contains_key("bindings.rs"));
     assert!(info.inputs["compiler"].version.contains("commit-hash: "));
-    assert!(info.inputs["profile"].version.contains("opt-level=\"s\""));
+    assert!(info.inputs["profile"].version.contains("opt-level=\"z\""));
     assert_eq!(info.inputs["time"].version, TIME.to_string());
     let digest = |bytes: &[u8]| lab::provenance::sha256(bytes);
     let built = &setup::build(Target::X64).unwrap().sys;

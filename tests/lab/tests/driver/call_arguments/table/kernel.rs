@@ -264,11 +264,6 @@ pub const CALLS: &[Export] = &[
         "_Src": By(leads_somewhere), "chosen by the compiler";
         "_MaxCount": Number, "chosen by the compiler; too many bytes fault at a guard page";
     ),
-    export!(memset, UP_TO_DISPATCH,
-        "_Dst": By(leads_somewhere), "chosen by the compiler";
-        "_Val": Number, "chosen by the compiler";
-        "_Size": Number, "chosen by the compiler; too many bytes fault at a guard page";
-    ),
 ];
 
 /// No limit for a thread's end; else the interval of the check for scans, or of the watchdog.
