@@ -101,8 +101,8 @@ pub(super) const BY_FILTER: c_int = 1;
 /// A system call that was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SystemCall {
-    /// Its number.
-    pub number: u32,
+    /// Its number, if the system still has it.
+    pub number: Option<u32>,
     /// Whether it is one of 32-bit programs (`int 80h`, `sysenter`).
     pub is_32_bit: bool,
 }
@@ -115,16 +115,17 @@ impl SystemCall {
     pub(super) unsafe fn of(information: *const libc::siginfo_t) -> Self {
         // SAFETY: a siginfo_t is larger, and aligned as this.
         let information = unsafe { &*information.cast::<Information>() };
-        Self { number: information.number as u32, is_32_bit: information.architecture != X86_64 }
+        Self { number: Some(information.number as u32), is_32_bit: information.architecture != X86_64 }
     }
 }
 
 impl std::fmt::Display for SystemCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match syscalls::Sysno::new(self.number as usize) {
-            _ if self.is_32_bit => write!(f, "32-bit system call {}", self.number),
-            Some(known) => f.write_str(known.name()),
-            None => write!(f, "system call {}", self.number),
+        let bits = if self.is_32_bit { "32-bit " } else { "" };
+        let Some(number) = self.number else { return write!(f, "{bits}system call") };
+        match syscalls::Sysno::new(number as usize) {
+            Some(known) if !self.is_32_bit => f.write_str(known.name()),
+            _ => write!(f, "{bits}system call {number}"),
         }
     }
 }

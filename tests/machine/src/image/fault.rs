@@ -69,6 +69,9 @@ pub(super) struct RawFault {
     pub(super) preserved: Option<Preserved>,
 }
 
+/// The selector of Linux' code segment for 64-bit programs (`__USER_CS`, `asm/segment.h`).
+const CODE_64_BIT: i64 = 0x33;
+
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // The handler's own system calls must not be caught. If it returns to driver
     // code, they are caught again.
@@ -98,6 +101,10 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
         // SAFETY: the information of a SIGSYS that the system raised.
         unsafe { SystemCall::of(info) }
     });
+    // The system goes on behind `sysenter` in a code segment of 32 bits, where nothing is.
+    // It makes the call, which is refused, only if it finds the last argument at EBP.
+    let code_segment = registers[libc::REG_CSGSFS as usize] & 0xffff;
+    let after_sysenter = signal == libc::SIGSEGV && code > 0 && code_segment != CODE_64_BIT;
     let control = Control::existing();
     let on_kernel_stack =
         control.is_some_and(|control| control.stack().contains(&(registers[libc::REG_RSP as usize] as u64)));
@@ -137,6 +144,7 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
                 // The pointer is behind the instruction, which has two bytes.
                 registers[libc::REG_RIP as usize] -= 2;
             }
+            let call = call.or(after_sysenter.then_some(SystemCall { number: None, is_32_bit: true }));
             control.reporting.set(true);
             // SAFETY: a signal handler for the thread has its floating-point state.
             let float = unsafe { &*machine.fpregs };
@@ -154,6 +162,7 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
             registers[libc::REG_RIP as usize] = on_fault as *const () as i64;
             registers[libc::REG_RDI as usize] = std::ptr::from_ref(control).addr() as i64;
             registers[libc::REG_EFL as usize] &= !FLAGS;
+            registers[libc::REG_CSGSFS as usize] += CODE_64_BIT - code_segment;
             false
         }
         _ => {
