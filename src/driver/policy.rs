@@ -51,7 +51,8 @@ impl PolicyWord {
     /// Whether echo requests are not decided about, and the order is not checked.
     #[inline(always)]
     pub const fn leaves_echo(self) -> bool {
-        self.0 & !(!Rules::ECHO as u32 & u16::MAX as u32) == 0
+        const ORDER_CHECK: u32 = (u16::MAX as u32) << u16::BITS;
+        self.0 & (ORDER_CHECK | Rules::ECHO as u32) == 0
     }
 
     /// The number of the order check, 0 if the order is not checked.

@@ -1,21 +1,16 @@
 //! The ETW rundown: the driver's state for a session that asks for it.
 
 use super::events::{self, Occasion};
-use super::shared::{SHARED, Shared};
+use super::shared::Shared;
 use crate::kernel::etw::{Channel, Listen};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolArc;
-use crate::kernel::published::Published;
 
 /// Writes the events that describe the driver's state.
 pub struct Rundown;
 
 impl Listen for Rundown {
     type Shared = Shared;
-
-    fn shared() -> &'static Published<Shared> {
-        &SHARED
-    }
 
     fn channel(shared: &Shared) -> &PoolArc<Channel> {
         &shared.channel

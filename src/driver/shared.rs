@@ -17,7 +17,7 @@ use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::processors::PerProcessor;
-use crate::kernel::published::Published;
+use crate::kernel::published::{Findable, Published};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::State;
 use crate::kernel::wfp::headers::FlowData;
@@ -67,11 +67,13 @@ pub struct Shared {
 /// Where the callout functions find the shared state.
 pub static SHARED: Published<Shared> = Published::empty();
 
-impl PerProcessor for Shared {
+impl Findable for Shared {
     fn published() -> &'static Published<Self> {
         &SHARED
     }
+}
 
+impl PerProcessor for Shared {
     fn add(&self, processor: usize, irql: &Passive) -> Result {
         self.processors.add(processor, || PoolBox::zeroed(tag::PROCESSOR), irql)?;
         self.flows.add(processor, irql)?;
@@ -80,10 +82,6 @@ impl PerProcessor for Shared {
 }
 
 impl State for Shared {
-    fn published() -> &'static Published<Self> {
-        &SHARED
-    }
-
     /// A flow's context is gone from one of its layers.
     fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>) {
         if let Some(ended) = self.flows.release(context) {

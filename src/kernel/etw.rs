@@ -20,7 +20,7 @@ use super::clock;
 use super::critical_region::CriticalRegion;
 use super::irql::{MaxDispatch, Passive};
 use super::pool::PoolArc;
-use super::published::{Publication, Published};
+use super::published::{Findable, Publication};
 use super::waiting::waiting;
 use super::wfp::guid;
 use crate::ffi;
@@ -66,10 +66,7 @@ pub struct Channel {
 /// Answers sessions that ask for the provider's state.
 pub trait Listen: 'static {
     /// The state that is reported.
-    type Shared: Sync + 'static;
-
-    /// Where the state is published.
-    fn shared() -> &'static Published<Self::Shared>;
+    type Shared: Findable;
 
     /// The channel of the provider.
     fn channel(shared: &Self::Shared) -> &PoolArc<Channel>;
@@ -264,7 +261,7 @@ impl<L: Listen> Drop for ProviderRegistration<L> {
             // SAFETY: registrations are made at PASSIVE_LEVEL, and dropped there.
             let irql = unsafe { Passive::assume() };
             // A callback or a classify may have loaded the handle.
-            L::shared().wait_for_users(&irql);
+            L::Shared::published().wait_for_users(&irql);
             // SAFETY: the handle is registered and unregistered once, here;
             // registrations are only held at PASSIVE_LEVEL.
             let gone = waiting(Awaited::EtwUnregister, || unsafe { ffi::EtwUnregister(handle) });
@@ -288,7 +285,7 @@ unsafe extern "C" fn enable<L: Listen>(
     let irql = unsafe { Passive::assume() };
     let region = CriticalRegion::enter(&irql);
     // Published before the registration, and gone only when the driver stops.
-    let Some(shared) = L::shared().enter(&region) else { return };
+    let Some(shared) = L::Shared::published().enter(&region) else { return };
     let channel = L::channel(&shared);
     match control {
         ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.set_wanted(0),

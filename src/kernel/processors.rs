@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use super::critical_region::CriticalRegion;
 use super::irql::Passive;
-use super::published::{Publication, Published};
+use super::published::{Findable, Publication};
 use super::status::{Result, Status, to_result};
 use super::waiting::waiting;
 use super::work_item::pause;
@@ -148,10 +148,7 @@ impl Drop for Urgent {
 }
 
 /// Has something for each active processor.
-pub trait PerProcessor: Send + Sync + Sized + 'static {
-    /// Where the value is published.
-    fn published() -> &'static Published<Self>;
-
+pub trait PerProcessor: Findable + Send {
     /// Prepares for the processor with this number, before it becomes active. A
     /// processor may be announced again after it did not become active.
     fn add(&self, processor: usize, irql: &Passive) -> Result;

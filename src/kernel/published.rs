@@ -18,6 +18,12 @@ pub struct Published<T> {
     users: AtomicU32,
 }
 
+/// A type whose value callbacks find: they have no context of their own.
+pub trait Findable: Sync + Sized + 'static {
+    /// Where the value is published.
+    fn published() -> &'static Published<Self>;
+}
+
 /// Keeps a value published until dropped. Dropping it waits until no callback uses the
 /// value any more, even if the callback's registration was undone without waiting for
 /// it. To be dropped at PASSIVE_LEVEL.

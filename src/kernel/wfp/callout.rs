@@ -9,22 +9,17 @@ use super::indication::Indication;
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{self, Dispatch, Passive};
-use crate::kernel::published::Published;
+use crate::kernel::published::Findable;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::waiting::waiting;
 use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
 use crate::logic::waiting::Awaited;
 
-/// The state that all callouts share. Its functions run at DISPATCH_LEVEL, as those of
-/// [`Handler`] do.
-pub trait State: Sync + 'static {
-    /// Where it is published. The engine passes no context of the callout, and a filter's
-    /// context belongs to whoever added the filter.
-    fn published() -> &'static Published<Self>
-    where
-        Self: Sized;
-
+/// The state that all callouts share. The engine passes no context of the callout. A
+/// filter's context belongs to the driver or program that added the filter. The functions
+/// run at DISPATCH_LEVEL, as those of [`Handler`] do.
+pub trait State: Findable {
     /// flowDeleteFn: a context that was associated with a flow for a callout is gone,
     /// because the flow ended or the context was removed.
     fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>);

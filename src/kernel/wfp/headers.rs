@@ -197,8 +197,8 @@ impl Incoming<'_> {
         .to_packet()
     }
 
-    /// What is to be counted for the flow, at layers that count its packets. Outbound the data of each NET_BUFFER start with
-    /// the transport header.
+    /// What is to be counted for the flow, at layers that count its packets. Outbound the
+    /// data of each NET_BUFFER start with the transport header.
     #[inline(always)]
     pub fn flow_data(&self, direction: Direction) -> FlowData<'_> {
         let header = match direction {

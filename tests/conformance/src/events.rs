@@ -4,12 +4,11 @@
 use crate::kernel::etw::{Channel, EventProvider, Listen};
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolArc;
-use crate::kernel::published::Published;
 use crate::logic::layers::Guid;
 use crate::logic::tracelogging::{
     Description, Event, Field, FieldValue, Payload, TEXT, Type, metadata, metadata_size, traits,
 };
-use crate::measure::{STATE, State};
+use crate::measure::State;
 
 const NAME: &str = "HushportConformance";
 
@@ -72,10 +71,6 @@ pub struct NoState;
 
 impl Listen for NoState {
     type Shared = State;
-
-    fn shared() -> &'static Published<State> {
-        &STATE
-    }
 
     fn channel(state: &State) -> &PoolArc<Channel> {
         &state.channel

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::kernel::clock;
 use crate::kernel::etw::Channel;
 use crate::kernel::pool::{PoolArc, PoolVec};
-use crate::kernel::published::Published;
+use crate::kernel::published::{Findable, Published};
 use crate::kernel::status::Result;
 use crate::logic::layers::{Family, FlowContexts, Shows, Way};
 use crate::logic::protocol::{TCP, UDP};
@@ -17,6 +17,12 @@ use crate::wrappers::records::{FIELDS, Records, Seen};
 
 /// Where the callouts find the state.
 pub static STATE: Published<State> = Published::empty();
+
+impl Findable for State {
+    fn published() -> &'static Published<Self> {
+        &STATE
+    }
+}
 
 /// What the callouts share.
 pub struct State {

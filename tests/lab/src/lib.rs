@@ -43,6 +43,7 @@ pub mod explain;
 pub mod flows;
 pub mod hushport;
 pub mod mutate;
+mod mutex;
 pub mod order;
 pub mod package;
 pub mod policy;

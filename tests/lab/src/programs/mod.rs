@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use anyhow::Result;
 use machine::nt::Kernel;
 
 use crate::anydriver::host::{Companion, Ended};
+use crate::mutex::lock;
 use process::{Process, Shared};
 use protocol::{Asked, Reply};
 use stream::{Message, Packed};
@@ -47,10 +48,6 @@ pub struct Programs {
     ending: Arc<Mutex<Vec<JoinHandle<()>>>>,
     over: Arc<AtomicBool>,
     completions: JoinHandle<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Programs {

@@ -16,9 +16,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 
-use super::lock;
 use super::protocol::{LONGEST_LINE, Reply};
 use super::stream::{self, Message, Packed};
+use crate::mutex::lock;
 use crate::remote_registry::short;
 
 /// Most connections at a time.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +20,7 @@ use machine::wire::Tun;
 use super::message::{self, Event, Missing, Order, Start};
 use super::walls::{self, Builder, Wall};
 use super::{STAGE, WITHOUT, channel, filter, output};
+use crate::mutex::lock;
 
 /// The inner process.
 struct Inner {
@@ -145,10 +146,6 @@ impl Files {
         let programs = start.programs.then(|| descriptors.next()).flatten().map(File::from);
         Ok(Self { inputs, outputs, wire, programs })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn inner() -> Option<&'static Inner> {

@@ -299,9 +299,9 @@ fn rest(what: &'static str, steps: usize) {
     }
 }
 
-/// Lets the others go on, where more threads run at once than there are processors. A
-/// thread that never waits would otherwise keep its processor for milliseconds, and
-/// whoever loads or changes the driver would wait that long at each of its steps.
+/// Lets other threads run, if more threads run at once than there are processors. A thread
+/// that never waits keeps its processor for milliseconds. The thread that loads or changes
+/// the driver would wait that long at each of its steps.
 pub fn give_way() {
     if schedule::now().is_none() {
         std::thread::yield_now();

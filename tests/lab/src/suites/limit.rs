@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::mutex::lock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -44,7 +46,7 @@ impl Children {
     }
 
     fn overdue(&self) -> String {
-        let step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = lock(&self.step);
         format!("the limit of {} s for the whole run was reached in the step: {step}", self.limit.as_secs())
     }
 
@@ -61,7 +63,7 @@ impl Children {
     /// Prints the next step.
     pub fn step(&self, what: &str) {
         println!("== {what}");
-        what.clone_into(&mut self.step.lock().unwrap_or_else(PoisonError::into_inner));
+        what.clone_into(&mut lock(&self.step));
     }
 
     /// Runs a command to its end.

@@ -13,11 +13,12 @@ mod programs;
 mod summary;
 mod threads;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::mutex::lock;
 use places::Places;
 
 pub use limit::Children;
@@ -97,8 +98,4 @@ pub fn run(programs: &[Program], limits: &Limits, children: &Children) -> Result
         outcomes.collect::<Result<Vec<()>>>()
     })?;
     Ok(summary.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::lock;
+use crate::mutex::lock;
 
 /// The number of tests that a program runs at the same time, for the test programs.
 pub(super) const THREADS: &str = "RUST_TEST_THREADS";

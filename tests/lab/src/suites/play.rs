@@ -15,7 +15,8 @@ use super::limit::{Children, kill_with_descendants};
 use super::places::{Place, THREADS};
 use super::programs::Program;
 use super::summary::{Ended, Summary, Verdict};
-use super::{Limits, full_name, lock, threads};
+use super::{Limits, full_name, threads};
+use crate::mutex::lock;
 
 /// A line of a program's output.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use machine::etw::{Enable, Event, Filter, Value, ZeroKeyword, utc};
@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::time::Moment;
 use crate::hushport::EVENT_PROVIDER;
+use crate::mutex::lock;
 
 /// The keywords of policy and scan events (docs/EVENTS.md), and the highest of their
 /// levels: information.
@@ -200,10 +201,6 @@ impl Follower {
     fn reports(&self) -> Vec<Scan> {
         std::mem::take(&mut *lock(&self.heard))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn scan(event: &Event, at: Duration) -> Option<Scan> {

@@ -49,7 +49,7 @@ fn messages_reach_the_session_that_has_enabled_the_provider() {
     };
     assert_eq!(trace.messages(), [message]);
     drop(trace);
-    assert_eq!(ask(&file)[..1], [refused], "the driver is told that the session has ended");
+    assert_eq!(ask(&file)[..1], [refused], "a message to a session that has ended is refused");
     stop(machine, file);
 }
 

@@ -190,9 +190,10 @@ fn deliver(
     }
 }
 
-/// What callouts of a flow have injected and nobody has taken yet. While injected data are
-/// shown, a worker of the callout that has injected them may inject what comes behind them:
-/// only what a callout injects when it is called, on this thread, comes before their rest.
+/// Takes the data that callouts have injected into a flow. `of_every_thread`: also what other
+/// threads have injected. While injected data are shown, a worker of their driver may inject
+/// more. That comes behind them. Only what a callout injects while it is called, on this
+/// thread, comes before their rest.
 fn injected_now(gate: &Gate, flow: FlowHandle, direction: u32, of_every_thread: bool) -> VecDeque<Injected> {
     let demands = gate.filter.demands();
     let taken =
