@@ -67,13 +67,11 @@ impl<D: Decide> Handler for Deciding<D> {
             shared.count(callout.index, Verdict::Observed, irql);
             return finish(shared, &incoming, (Verdict::Observed, false), word, irql);
         }
-        let packet = match incoming.is_plain() {
+        let packet = if incoming.is_plain() { D::packet(&incoming) } else { None };
+        let packet = match packet {
             // What is to a dynamic port may be a late reply, which takes more to tell.
-            true => match D::packet(&incoming) {
-                Some(packet) if !shared.scans.is_dynamic(packet.local_port()) => packet.plain(),
-                _ => return classify_rare(D::DECISION, shared, incoming.cold_copy(), word, irql),
-            },
-            false => return classify_rare(D::DECISION, shared, incoming.cold_copy(), word, irql),
+            Some(packet) if !shared.scans.is_dynamic(packet.local_port()) => packet.plain(),
+            _ => return classify_rare(D::DECISION, shared, incoming.cold_copy(), word, irql),
         };
         // The policy itself is read only if its rules are not the whole policy.
         let (rules, exemptions) = match word.rules().are_whole() {
